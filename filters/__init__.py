@@ -1,0 +1,1 @@
+"""One filter to a file; the file name is the filter name in a recipe."""

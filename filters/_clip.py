@@ -1,0 +1,90 @@
+"""An open_clip model that scores image bytes against texts, batch by padded batch."""
+
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+if TYPE_CHECKING:
+    import torch
+
+MAX_PIXELS = 89_478_485
+"""Images of more pixels are not decoded; Pillow's own default."""
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A loaded model with its transform and tokenizer; ``score`` is its one job."""
+
+    model: Any
+    transform: Callable[[Image.Image], "torch.Tensor"]
+    tokenize: Callable[[list[str]], "torch.Tensor"]
+    device: "torch.device"
+    dtype: "torch.dtype"
+    batch_size: int
+
+    @staticmethod
+    def load(source: str, pretrained: str | None, precision: str, device: str, batch_size: int) -> "Clip":
+        """Load by open_clip name and tag, ``hf-hub:`` id, or local directory; raises what open_clip raises."""
+        import open_clip
+        import torch
+
+        torch.set_num_threads(1)  # a fixed number: the order of additions in a matrix product depends on it
+        name = f"local-dir:{Path(source).resolve()}" if Path(source).is_dir() else source
+        chosen = torch.device("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")
+        model, transform = open_clip.create_model_from_pretrained(
+            name, pretrained=pretrained, device=chosen, precision=precision
+        )
+        dtype = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[precision]
+        return Clip(model.eval(), transform, open_clip.get_tokenizer(name), chosen, dtype, batch_size)
+
+    def score(self, images: pa.Array, texts: Sequence[str | None]) -> tuple[NDArray[np.float32], list[str | None]]:
+        """float32[n] cosines, and for each pair why it has none; at most ``batch_size`` pairs."""
+        pixels, errors = self._pixels(images)
+        errors = [e or (None if t and t.strip() else "no_text") for e, t in zip(errors, texts, strict=True)]
+        if all(errors):
+            return np.full(len(errors), np.nan, np.float32), errors
+        return self._cosines(pixels, [t or "" for t in texts])[: len(errors)], errors
+
+    def _pixels(self, images: pa.Array) -> tuple["torch.Tensor", list[str | None]]:
+        """The padded batch of transformed images; a broken one is zeros and an error code."""
+        import torch
+
+        decoded = [_decode(image.as_py(), self.transform) for image in images]
+        blank = next((d for d in decoded if not isinstance(d, str)), torch.zeros(1))
+        tensors = [torch.zeros_like(blank) if isinstance(d, str) else d for d in decoded]
+        tensors += [torch.zeros_like(blank)] * (self.batch_size - len(tensors))
+        return torch.stack(tensors), [d if isinstance(d, str) else None for d in decoded]
+
+    def _cosines(self, pixels: "torch.Tensor", texts: list[str]) -> NDArray[np.float32]:
+        """Cosines of a padded batch; projections are normalised and multiplied in float32."""
+        import torch
+        from torch.nn.functional import normalize
+
+        tokens = self.tokenize(texts + [""] * (self.batch_size - len(texts))).to(self.device)
+        with torch.inference_mode():
+            image = normalize(self.model.encode_image(pixels.to(self.device, self.dtype)).float(), dim=-1)
+            text = normalize(self.model.encode_text(tokens).float(), dim=-1)
+            return np.asarray((image * text).sum(-1).cpu().numpy(), np.float32)
+
+
+def _decode(data: bytes | None, transform: Callable[[Image.Image], "torch.Tensor"]) -> "torch.Tensor | str":
+    """The transformed image, or why there is none."""
+    if data is None:
+        return "no_image"
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow warns of odd but decodable files
+            with Image.open(BytesIO(data)) as image:
+                if image.width * image.height > MAX_PIXELS:
+                    return "too_many_pixels"
+                return transform(image)
+    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, ValueError, SyntaxError, MemoryError):
+        return "broken_image"

@@ -1,0 +1,96 @@
+"""The exact threshold of a top fraction, from mergeable histograms instead of collected scores.
+
+DataComp's rule: of n pairs in scope, the threshold is the (floor(n·f)+1)-th largest score, and
+``score >= threshold`` stays, so ties stay.  Nulls and NaN count in n and come last; where the rank
+falls among them every real score stays (DataComp's own code then keeps nothing, silently).
+
+A float's bits, made order-preserving, are counted 16 bits a round: two rounds for float32, four
+for float64.  A summary is 512 KiB whatever the pool.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+BINS = 1 << 16
+_BITS = {pa.float16(): 16, pa.float32(): 32, pa.float64(): 64}
+
+
+@dataclass(frozen=True)
+class Histogram:
+    """Counts of one 16-bit digit of the scores: ``digits`` int64[65536], rows and real scores seen."""
+
+    bits: int
+    rows: int
+    real: int
+    digits: NDArray[np.int64]
+
+    def __add__(self, other: "Histogram") -> "Histogram":
+        return Histogram(self.bits, self.rows + other.rows, self.real + other.real, self.digits + other.digits)
+
+
+def check_type(kind: pa.DataType) -> None:
+    """Raise ``ValueError`` where a column cannot be ranked."""
+    if kind not in _BITS:
+        raise ValueError(f"a top fraction needs a float column, not {kind}")
+
+
+def count(scores: pa.Array, settled: Mapping[str, Any]) -> Histogram:
+    """Counts of the next digit among the scores whose higher digits are those settled."""
+    prefix = settled.get("prefix", ())
+    bits = _BITS[scores.type]
+    keys = real = _ordered_bits(scores)
+    for i, digit in enumerate(prefix):
+        keys = keys[_digit(keys, bits, i) == digit]
+    digits = np.bincount(_digit(keys, bits, len(prefix)).astype(np.int64), minlength=BINS)
+    return Histogram(bits, len(scores), len(real), digits.astype(np.int64))
+
+
+def is_settled(settled: Mapping[str, Any]) -> bool:
+    """Whether the threshold is known."""
+    return "threshold" in settled
+
+
+def settle(seen: Histogram, settled: Mapping[str, Any], fraction: float) -> dict[str, Any]:
+    """One more digit of the threshold; after the last digit also ``threshold`` (None = every real score stays)."""
+    # float truncation as in the original: int(100 * 0.29) is 28
+    rank = settled.get("rank", int(seen.rows * fraction))
+    if rank >= seen.real:
+        return {"rows": seen.rows, "scored": seen.real, "threshold": None}
+    above = np.cumsum(seen.digits[::-1])[::-1] - seen.digits
+    digit = int(np.flatnonzero((above <= rank) & (rank < above + seen.digits))[0])
+    prefix = [*settled.get("prefix", ()), digit]
+    state = {"rows": seen.rows, "scored": seen.real, "rank": int(rank - above[digit]), "prefix": prefix}
+    return state if 16 * len(prefix) < seen.bits else state | {"threshold": _value(prefix, seen.bits)}
+
+
+def threshold(settled: Mapping[str, Any], kind: pa.DataType) -> pa.Scalar | None:
+    """The threshold in the column's own type; None = every real score stays."""
+    value = settled.get("threshold")
+    return None if value is None else pa.scalar(value, kind)
+
+
+def _digit(keys: NDArray[np.uint64], bits: int, place: int) -> NDArray[np.uint64]:
+    return (keys >> np.uint64(bits - 16 * (place + 1))) & np.uint64(0xFFFF)
+
+
+def _ordered_bits(scores: pa.Array) -> NDArray[np.uint64]:
+    """The real scores as unsigned integers of the same order; -0.0 counts as 0.0."""
+    values = pc.drop_null(scores).to_numpy(zero_copy_only=False)
+    values = values[~np.isnan(values)] + values.dtype.type(0)
+    bits = values.dtype.itemsize * 8
+    raw = np.ascontiguousarray(values).view(f"u{values.dtype.itemsize}").astype(np.uint64)
+    sign, mask = np.uint64(1 << (bits - 1)), np.uint64((1 << bits) - 1)
+    return np.where(raw & sign, ~raw & mask, raw | sign)
+
+
+def _value(prefix: list[int], bits: int) -> float:
+    key = sum(digit << (bits - 16 * (i + 1)) for i, digit in enumerate(prefix))
+    sign = 1 << (bits - 1)
+    raw = key & ~sign if key & sign else ~key & ((1 << bits) - 1)
+    return float(np.array([raw], dtype=f"u{bits // 8}").view(f"f{bits // 8}")[0])

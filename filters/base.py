@@ -1,0 +1,221 @@
+"""What every filter is: typed settings, the columns it reads and writes, a score and a verdict.
+
+Scoring measures and is stored; keeping only compares stored columns.  So a setting marked
+:data:`Threshold` can change without anything being measured again.  Three kinds differ in what
+the verdict may see: :class:`Filter` one batch, :class:`PoolFilter` also a summary of the whole
+pool, :class:`GroupFilter` the pairs that share a key, wherever they lie.
+
+A batch costs one Arrow record batch per call; no kind may hold the pool in memory.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import Annotated, Any, ClassVar, TypeAlias, TypeVar
+
+import pyarrow as pa
+from pydantic import BaseModel, ConfigDict
+
+from pairsieve.schemas.errors import MissingExtraError
+
+T = TypeVar("T")
+
+
+class ThresholdMark:
+    """Marks a setting that only ``keep`` reads: it is no part of a step's fingerprint."""
+
+
+Threshold: TypeAlias = Annotated[T, ThresholdMark()]
+"""``Threshold[float]``: a setting that decides, but never changes what is measured."""
+
+
+class RuntimeMark:
+    """Marks a setting of how a machine does the work: it changes neither scores nor verdicts."""
+
+
+Runtime: TypeAlias = Annotated[T, RuntimeMark()]
+"""``Runtime[int]``: a setting that changes speed, never a value; no part of a fingerprint."""
+
+
+class Settings(BaseModel):
+    """Typed settings: immutable, and an unknown name is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What one worker needs to run a filter: CPU cores, GPUs, bytes of memory (0 = not stated)."""
+
+    cpus: float = 1.0
+    gpus: float = 0.0
+    memory: int = 0
+
+
+class AnyFilter(Settings, ABC):
+    """Settings of one step and the functions that use them; see the three kinds below.
+
+    Class attributes:
+        reads: columns that must exist before the step.
+        optional: columns the step uses where they exist.
+        writes: columns that ``score`` gives, with their Arrow types.
+        batch_rows: rows that ``score`` is given at most at once.
+        extra: the optional dependency group that ``needs`` belong to.
+        shorthand: the setting that a bare value in the recipe stands for (``- where: "..."``).
+        loads_model: ``open`` is expensive, so workers are kept for the whole pass.
+        version: part of the fingerprint; raise it when the same settings measure another value.
+    """
+
+    reads: ClassVar[tuple[str, ...]] = ()
+    optional: ClassVar[tuple[str, ...]] = ()
+    writes: ClassVar[Mapping[str, pa.DataType]] = {}
+    batch_rows: ClassVar[int] = 8192
+    extra: ClassVar[str | None] = None
+    shorthand: ClassVar[str | None] = None
+    loads_model: ClassVar[bool] = False
+    version: ClassVar[int] = 1
+
+    def inputs(self, available: Mapping[str, pa.DataType]) -> tuple[str, ...]:
+        """Columns that ``score`` reads with these settings, given the types of the columns so far."""
+        return self.reads + tuple(c for c in self.optional if c in available)
+
+    def keep_inputs(self, available: Mapping[str, pa.DataType]) -> tuple[str, ...]:
+        """Columns of earlier steps (or the pool) that ``keep`` itself reads; few and small."""
+        return ()
+
+    def outputs(self, available: Mapping[str, pa.DataType]) -> dict[str, pa.DataType]:
+        """Columns that ``score`` writes with these settings, given the types of the columns so far."""
+        return dict(self.writes)
+
+    def needs(self) -> tuple[str, ...]:
+        """Modules of the optional dependency group that these settings import."""
+        return ()
+
+    def check(self, available: Mapping[str, pa.DataType]) -> None:
+        """Refuse what cannot work on these columns; raises ``UserError`` or ``ValueError`` with one line."""
+
+    def files(self) -> tuple[str, ...]:
+        """Local files whose content decides the scores; their digests enter the fingerprint."""
+        return ()
+
+    def resources(self) -> Resources:
+        """What one worker needs."""
+        return Resources()
+
+    def open(self) -> None:
+        """Load models or connections, once per worker, before the first ``score``."""
+
+    def close(self) -> None:
+        """Release what ``open`` took."""
+
+    def score(self, pairs: pa.RecordBatch) -> dict[str, pa.Array]:
+        """Measure each pair: one array of ``len(pairs)`` for each column of ``outputs``.
+
+        A pair's value depends on that pair and the settings alone, never on its neighbours.
+        What cannot be measured is null; a broken pair must not raise.
+        """
+        return {}
+
+
+class Filter(AnyFilter):
+    """Sees one batch of one shard."""
+
+    @abstractmethod
+    def keep(self, pairs: pa.RecordBatch) -> pa.Array:
+        """Say for each scored pair whether it stays.
+
+        Either a boolean array (null or false drops), or a string array of reasons where null
+        means that the pair stays.
+        """
+
+
+class PoolFilter(AnyFilter):
+    """Also sees a small, mergeable summary of the scope (the survivors, or the pool with ``of: pool``).
+
+    Until ``is_settled`` the engine summarizes every shard, merges the summaries in any order and
+    lets ``settle`` reduce them to what ``keep`` and the next round need: a small dict that JSON
+    can hold, ``{}`` at first.  Merging must be associative and commutative, so that the result
+    does not depend on workers or shard order.
+    """
+
+    @abstractmethod
+    def is_settled(self, settled: Mapping[str, Any]) -> bool:
+        """Whether ``keep`` needs no further round; true for ``{}`` where these settings need no summary."""
+
+    @abstractmethod
+    def summarize(self, pairs: pa.RecordBatch, settled: Mapping[str, Any]) -> Any:
+        """Summary of one batch, given what earlier rounds settled."""
+
+    @abstractmethod
+    def merge(self, one: Any, other: Any) -> Any:
+        """The summary of both."""
+
+    @abstractmethod
+    def settle(self, summary: Any, settled: Mapping[str, Any]) -> dict[str, Any]:
+        """What this round decided, from the summary of the whole scope."""
+
+    @abstractmethod
+    def keep(self, pairs: pa.RecordBatch, settled: Mapping[str, Any]) -> pa.Array:
+        """As ``Filter.keep``, with what the rounds settled."""
+
+
+class GroupFilter(AnyFilter):
+    """Keeps one pair of each group that shares a key, wherever its members lie.
+
+    ``score`` writes the key columns named by ``key_columns``.  The engine groups them one after
+    the other: the first pair by ``order`` (then uid, shard, row) stays, the others get
+    ``duplicate_of``, the uid of the pair that stays.  A null key groups with nothing.
+    """
+
+    @abstractmethod
+    def key_columns(self, available: Mapping[str, pa.DataType]) -> dict[str, str]:
+        """The columns of ``score`` that hold keys, in the order in which they group, each with its reason."""
+
+    def order(self) -> str:
+        """DuckDB ``ORDER BY`` list over the columns so far: the best pair of a group comes first."""
+        return ""
+
+
+class Opened:
+    """The filters of one worker, each opened at its first use."""
+
+    def __init__(self) -> None:
+        """Nothing is opened yet."""
+        self._opened: dict[str, AnyFilter] = {}
+
+    def get(self, step: str, made: AnyFilter) -> AnyFilter:
+        """The opened filter of a step."""
+        if step not in self._opened:
+            made.open()
+            self._opened[step] = made
+        return self._opened[step]
+
+    def close(self) -> None:
+        """Close all of them."""
+        while self._opened:
+            self._opened.popitem()[1].close()
+
+
+def scoring_settings(made: AnyFilter) -> dict[str, Any]:
+    """The settings that decide what is measured, as JSON values: the heart of a step's fingerprint."""
+    free = {
+        name
+        for name, field in type(made).model_fields.items()
+        if any(isinstance(mark, ThresholdMark | RuntimeMark) for mark in field.metadata)
+    }
+    return made.model_dump(mode="json", exclude=free)
+
+
+def require_extra(made: AnyFilter) -> None:
+    """Raise ``MissingExtraError`` with the pip command where packages that the filter imports are missing."""
+    missing = [name for name in made.needs() if find_spec(name) is None]
+    if missing:
+        what = f"'pairsieve[{made.extra}]'" if made.extra else " ".join(missing)
+        raise MissingExtraError(f"needs {', '.join(missing)}: pip install {what}")
+
+
+def batches(pairs: pa.RecordBatch, rows: int) -> Iterator[pa.RecordBatch]:
+    """The batch in slices of at most ``rows``."""
+    for start in range(0, pairs.num_rows, rows):
+        yield pairs.slice(start, rows)

@@ -1,0 +1,154 @@
+"""CLIP score: cosine of a pair's image and text embeddings, by any open_clip model.
+
+Images take open_clip's own transform (PIL), so scores equal open_clip's.  Batches are padded to a
+fixed size and run on a fixed number of threads: a pair's score does not depend on its neighbours.
+The model, not the decoding, is the cost: about 15 GFLOP a pair for ViT-B/32, 175 for ViT-L/14.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from pydantic import Field, PositiveInt, PrivateAttr, model_validator
+
+from pairsieve.filters import _top
+from pairsieve.filters._clip import Clip
+from pairsieve.filters.base import PoolFilter, Resources, Runtime, Threshold, batches
+
+DEMO = "pairsieve-demo"
+"""Name of the tiny model that ships with pairsieve; it knows the demo's world and nothing else."""
+
+
+class ClipScore(PoolFilter):
+    """Cosine of image and text (float32, no logit scale, no prompt); keep by ``min`` or ``top``.
+
+    ``model`` is an open_clip architecture with ``pretrained``, ``hf-hub:org/name``, or a directory
+    in open_clip's format.  With ``column`` nothing is measured: a stored score is compared, in its
+    own type.  Without ``min`` and ``top`` every pair stays.  Reasons: ``no_image``,
+    ``broken_image``, ``no_text``, ``no_score``, ``below_min``, ``below_top``.
+    """
+
+    reads = ("image", "text")
+    batch_rows = 512
+    extra = "clip"
+    loads_model = True
+
+    model: str | None = Field(None, description="open_clip name, hf-hub:org/name, local directory, or 'pairsieve-demo'")
+    pretrained: str | None = Field(None, description="open_clip's pretrained tag, or a weights file")
+    column: str | None = Field(None, description="a stored score to compare instead of measuring one")
+    precision: Literal["fp32", "fp16", "bf16"] = Field("fp32", description="of weights and activations")
+    min: Threshold[float | None] = Field(None, description="keep scores of at least this")
+    top: Threshold[float | None] = Field(
+        None, description="keep this fraction of the scope: scores >= the (floor(n*top)+1)-th largest", gt=0, le=1
+    )
+    device: Runtime[Literal["auto", "cpu", "cuda"]] = Field("auto", description="auto: the GPU where there is one")
+    batch_size: PositiveInt = Field(64, description="images a forward pass; every batch is padded to it")
+
+    _clip: Clip | None = PrivateAttr(None)
+
+    @model_validator(mode="after")
+    def _one_source(self) -> "ClipScore":
+        if (self.model is None) == (self.column is None):
+            raise ValueError("give either 'model' or 'column'")
+        return self
+
+    @property
+    def score_column(self) -> str:
+        """The column that is compared."""
+        return self.column or "clip_score"
+
+    def needs(self) -> tuple[str, ...]:
+        return ("open_clip", "torch") if self.model else ()
+
+    def inputs(self, available: Mapping[str, pa.DataType]) -> tuple[str, ...]:
+        return () if self.column else self.reads
+
+    def keep_inputs(self, available: Mapping[str, pa.DataType]) -> tuple[str, ...]:
+        return (self.column,) if self.column else ()
+
+    def outputs(self, available: Mapping[str, pa.DataType]) -> dict[str, pa.DataType]:
+        return {} if self.column else {"clip_score": pa.float32(), "clip_score_error": pa.string()}
+
+    def check(self, available: Mapping[str, pa.DataType]) -> None:
+        if self.column and self.column not in available:
+            raise ValueError(f"no column {self.column!r} here; there are: {', '.join(sorted(available))}")
+        if self.column and self.top is not None:
+            _top.check_type(available[self.column])
+        if self.model and _looks_like_path(self.model) and not (Path(self.model) / "open_clip_config.json").is_file():
+            raise ValueError(
+                f"model: {self.model} holds no open_clip_config.json; give a directory in open_clip's format"
+            )
+
+    def files(self) -> tuple[str, ...]:
+        if self.model and (folder := _directory(self.model)):
+            return tuple(str(p) for p in sorted(folder.iterdir()) if p.is_file() and p.name.startswith("open_clip"))
+        return (self.pretrained,) if self.pretrained and Path(self.pretrained).is_file() else ()
+
+    def resources(self) -> Resources:
+        return Resources(cpus=1, gpus=0 if self.column else {"cpu": 0.0, "auto": 0.0, "cuda": 1.0}[self.device])
+
+    def open(self) -> None:
+        if self.model is not None:
+            source = str(_directory(self.model) or self.model)
+            self._clip = Clip.load(source, self.pretrained, self.precision, self.device, self.batch_size)
+
+    def close(self) -> None:
+        self._clip = None
+
+    def score(self, pairs: pa.RecordBatch) -> dict[str, pa.Array]:
+        assert self._clip is not None
+        scores = np.full(pairs.num_rows, np.nan, np.float32)
+        errors: list[str | None] = []
+        for part in batches(pairs, self.batch_size):
+            at = len(errors)
+            found, why = self._clip.score(part["image"], part["text"].to_pylist())
+            scores[at : at + part.num_rows] = found
+            errors += why
+        error = pa.array(errors, pa.string())
+        return {"clip_score": pa.array(scores, mask=pc.is_valid(error).to_numpy(False)), "clip_score_error": error}
+
+    def is_settled(self, settled: Mapping[str, Any]) -> bool:
+        return self.top is None or _top.is_settled(settled)
+
+    def summarize(self, pairs: pa.RecordBatch, settled: Mapping[str, Any]) -> _top.Histogram:
+        return _top.count(pairs[self.score_column], settled)
+
+    def merge(self, one: _top.Histogram, other: _top.Histogram) -> _top.Histogram:
+        return one + other
+
+    def settle(self, summary: _top.Histogram, settled: Mapping[str, Any]) -> dict[str, Any]:
+        return _top.settle(summary, settled, self.top or 0.0)
+
+    def keep(self, pairs: pa.RecordBatch, settled: Mapping[str, Any]) -> pa.Array:
+        scores = pairs[self.score_column]
+        minimum = None if self.min is None else pa.scalar(self.min, scores.type)
+        reason = self._missing(pairs, scores)
+        for least, name in ((minimum, "below_min"), (_top.threshold(settled, scores.type), "below_top")):
+            if least is not None:
+                low = pc.and_(pc.is_null(reason), pc.fill_null(pc.less(scores, least), False))
+                reason = pc.if_else(low, name, reason)
+        return reason
+
+    def _missing(self, pairs: pa.RecordBatch, scores: pa.Array) -> pa.Array:
+        """Why a pair without a score goes; a step that only measures lets it stay."""
+        stays = pa.scalar(None, pa.string())
+        if self.min is None and self.top is None:
+            return pa.nulls(pairs.num_rows, pa.string())
+        why = "no_score" if self.column else pc.fill_null(pairs["clip_score_error"], "no_score")
+        missing = pc.fill_null(pc.or_(pc.is_null(scores), pc.is_nan(scores)), True)
+        return pc.if_else(missing, why, stays).cast(pa.string())
+
+
+def _directory(model: str) -> Path | None:
+    """The local directory of a model, where it is one."""
+    if model == DEMO:
+        return Path(__file__).resolve().parents[1] / "pairsieve" / "demo_clip"
+    path = Path(model)
+    return path if path.is_dir() else None
+
+
+def _looks_like_path(model: str) -> bool:
+    return model.startswith((".", "/", "~")) or Path(model).is_dir()

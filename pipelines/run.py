@@ -1,0 +1,311 @@
+"""Run a recipe: ingest, passes, verdicts, outputs.  The same command continues a run that was stopped.
+
+The driver holds one small record per shard; everything else is read and written by the shard
+functions in ``tasks``, through whichever engine is chosen.
+"""
+
+import fcntl
+import os
+import platform
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal
+
+import pyarrow as pa
+import yaml
+
+from pairsieve.filters.base import GroupFilter, PoolFilter
+from pairsieve.pipelines import catalog, dataset, recipe_file, tasks
+from pairsieve.pipelines.engine import Engine, Needs
+from pairsieve.pipelines.engine_local import LocalEngine
+from pairsieve.pipelines.groups import group
+from pairsieve.pipelines.ingest import ingest, open_pool
+from pairsieve.pipelines.plan import Plan, Step, make_plan
+from pairsieve.pipelines.pools import Pool, PoolShard, ShardTask
+from pairsieve.pipelines.progress import Reporter, Silent
+from pairsieve.pipelines.recipe import check
+from pairsieve.pipelines.shard import Context
+from pairsieve.pipelines.store import Store
+from pairsieve.pipelines.subset import write_subset
+from pairsieve.schemas.errors import AccountingError, MissingExtraError, RunBusyError
+
+EngineName = Literal["auto", "local", "ray"]
+LARGE_POOL = 5_000_000
+"""Candidates from which ``--engine auto`` takes Ray."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """A finished run: where it lies, its plan, the tally of its verdicts."""
+
+    root: str
+    plan: Plan
+    tally: tasks.Tally
+    settled: Mapping[str, Mapping[str, Any]]
+
+    @property
+    def rows(self) -> int:
+        """Candidates."""
+        return self.tally.rows
+
+    @property
+    def kept(self) -> int:
+        """Pairs that stayed."""
+        return self.tally.kept
+
+    @cached_property
+    def funnel(self) -> list[tuple[str, int, int]]:
+        """(step, pairs that reached it, pairs that it dropped), the pool first."""
+        lost: dict[str, int] = {}
+        for (step, _), count in self.tally.dropped.items():
+            lost[step] = lost.get(step, 0) + count
+        found, left = [], self.rows
+        for step in ("pool", *(s.id for s in self.plan.steps)):
+            found.append((step, left, lost.get(step, 0)))
+            left -= lost.get(step, 0)
+        return found
+
+    def query(self, sql: str) -> pa.Table:
+        """A DuckDB query over the run's views."""
+        return catalog.query(self.root, sql)
+
+
+def load(
+    recipe: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()
+) -> tuple[Pool, Plan, recipe_file.Source]:
+    """A recipe (file, shipped name, or data) with its pool opened and its plan made."""
+    if isinstance(recipe, Mapping):
+        source = recipe_file.from_data(recipe, overrides)
+    else:
+        source = recipe_file.read(recipe, overrides)
+    checked, filters = check(source)
+    pool = open_pool(checked)
+    return pool, make_plan(source, checked, filters, pool.types()), source
+
+
+def run(
+    recipe: str | Path | Mapping[str, Any],
+    out: str | Path,
+    *,
+    overrides: Sequence[str] = (),
+    engine: EngineName = "auto",
+    ray_address: str | None = None,
+    workers: int | None = None,
+    progress: Reporter | None = None,
+) -> Result:
+    """Run a recipe into a directory (local or any fsspec URL), or continue there; gives the finished run.
+
+    ``recipe`` is a file, the name of a shipped recipe, or the recipe as data.  Raises
+    ``RecipeError``, ``PoolError`` or ``MissingExtraError`` before anything runs, ``RunBusyError``
+    where another process works in ``out``, ``ShardError`` when shards failed and the rest is done.
+    """
+    pool, plan, source = load(recipe, overrides)
+    store = Store(str(out))
+    with _locked(store):
+        store.clean()
+        store.remove(catalog.CATALOG)
+        runner = Runner(store, pool, plan, progress or Silent())
+        with _engine(engine, store, plan, ray_address, workers) as chosen:
+            return runner.run(chosen, source)
+
+
+class Runner:
+    """The driver of one run."""
+
+    def __init__(self, store: Store, pool: Pool, plan: Plan, progress: Reporter) -> None:
+        """Nothing happens yet."""
+        self.store, self.plan, self.progress = store, plan, progress
+        self.context = Context(store, plan, pool)
+        self.shards: list[PoolShard] = []
+
+    def run(self, engine: Engine, source: recipe_file.Source) -> Result:
+        """All of it, in order."""
+        self.engine = engine
+        self._ingest()
+        self._write_run_file(source)
+        for steps in self.plan.passes:
+            self._pass(steps)
+        tally = self._verdicts()
+        self._outputs(tally)
+        self._write_run_file(source)
+        catalog.write_catalog(self.store, self.plan)
+        self.store.remove("_work")
+        return Result(self.store.root, self.plan, tally, self.context.settled)
+
+    def _ingest(self) -> None:
+        def through_engine(task: Callable[[ShardTask], PoolShard], items: Sequence[ShardTask]) -> Iterator[PoolShard]:
+            return (shard for _, shard in self.engine.map(task, items, Needs(), "pool"))
+
+        with self.progress.stage("pool", 0) as stage:
+            self.shards = ingest(self.context.pool, self.store, through_engine)
+            stage.advance(self.rows)
+
+    @property
+    def rows(self) -> int:
+        """Candidates of the pool."""
+        return sum(shard.rows for shard in self.shards)
+
+    def _map(
+        self, task: Callable[[PoolShard], Any], needs: Needs, name: str, note: Callable[[Any], str] | None = None
+    ) -> list[Any]:
+        """A task on every shard; results in shard order."""
+        found: list[Any] = [None] * len(self.shards)
+        with self.progress.stage(name, self.rows) as stage:
+            for i, result in self.engine.map(task, self.shards, needs, name):
+                found[i] = result
+                stage.advance(self.shards[i].rows, note(result) if note else "")
+        return found
+
+    def _pass(self, steps: range) -> None:
+        chosen = [self.plan.steps[k] for k in steps]
+        if any(step.measures for step in chosen):
+            name = " + ".join(step.id for step in chosen if step.measures)
+            self._map(tasks.ScorePass(self.context, steps), _needs(chosen), name)
+        last = chosen[-1]
+        if not last.is_barrier:
+            return
+        if isinstance(last.filter, PoolFilter):
+            self._settle(steps[-1], last.filter)
+        else:
+            assert isinstance(last.filter, GroupFilter)
+            self._map(tasks.Candidates(self.context, steps[-1]), Needs(), f"{last.id}: keys")
+            group(self.store, last)
+
+    def _settle(self, k: int, made: PoolFilter) -> None:
+        """Rounds of summaries until the filter knows enough."""
+        step = self.plan.steps[k]
+        settled: dict[str, Any] = {}
+        while not made.is_settled(settled):
+            self.context.settled[step.id] = settled
+            summary: Any = None
+            for found in self._map(tasks.Summarize(self.context, k), Needs(), f"{step.id}: summary"):
+                summary = found if summary is None else made.merge(summary, found)
+            settled = made.settle(summary, settled)
+        self.context.settled[step.id] = settled
+
+    def _verdicts(self) -> tasks.Tally:
+        tallies = self._map(
+            tasks.Verdicts(self.context), Needs(), "verdicts", lambda t: f"{t.kept / max(1, t.rows):.1%} kept"
+        )
+        self._remove_stale("verdicts", {f"{shard.index:05d}.parquet" for shard in self.shards})
+        tally = tasks.total(tallies)
+        dropped = sum(tally.dropped.values())
+        if tally.rows != self.rows or tally.kept + dropped != self.rows:
+            raise AccountingError(f"kept {tally.kept:,} + dropped {dropped:,} is not the pool of {self.rows:,}")
+        return tally
+
+    def _outputs(self, tally: tasks.Tally) -> None:
+        output = self.plan.recipe.output
+        if output.subset is not None:
+            write_subset(self.store, output.subset, tally.kept)
+        if output.dataset is None:
+            self.store.remove("dataset")
+            return
+        fingerprint = self._dataset_fingerprint(tally)
+        if dataset.is_current(self.store, fingerprint):
+            return
+        self.store.remove(dataset.MANIFEST)
+        types = dataset.dataset_types(self.plan)
+        runs = [
+            run for found in self._map(dataset.Spill(self.context, types), Needs(), "dataset: sort") for run in found
+        ]
+        files = dataset.cut(self.store, runs, output.dataset.rows_per_file, output.dataset.file_bytes)
+        entries = []
+        with self.progress.stage("dataset: write", tally.kept) as stage:
+            for i, entry in self.engine.map(dataset.Assemble(self.store, types), files, Needs(), "dataset"):
+                entries.append(entry)
+                stage.advance(sum(rows for _, _, rows in files[i].slices))
+        self._remove_stale("dataset", {entry["file"] for entry in entries})
+        dataset.write_manifest(self.store, fingerprint, self.plan, entries)
+
+    def _remove_stale(self, folder: str, wanted: set[str]) -> None:
+        """Files of an earlier recipe that this one does not have."""
+        for name in self.store.names(folder, ".parquet"):
+            if name not in wanted:
+                self.store.remove(f"{folder}/{name}")
+
+    def _dataset_fingerprint(self, tally: tasks.Tally) -> str:
+        output = self.plan.recipe.output.dataset
+        assert output is not None
+        steps = [step.fingerprint for step in self.plan.steps]
+        parts = (tally.kept, tally.kept_digest, self.plan.recipe.seed, output.model_dump_json(), steps)
+        pool = [shard.fingerprint for shard in self.shards]
+        types = {name: str(kind) for name, kind in dataset.dataset_types(self.plan).items()}
+        return dataset.digest(repr((parts, pool, types)))
+
+    def _write_run_file(self, source: recipe_file.Source) -> None:
+        content = {
+            "recipe": source.data,
+            "seed": self.plan.recipe.seed,
+            "versions": {name: version(name) for name in ("pairsieve", "pyarrow", "duckdb", "numpy")}
+            | {"python": platform.python_version()},
+            "pool": {"rows": self.rows, "shards": len(self.shards)},
+            "steps": [
+                {"id": step.id, "filter": step.name, "fingerprint": step.fingerprint}
+                | ({"settled": _plain(self.context.settled[step.id])} if step.id in self.context.settled else {})
+                for step in self.plan.steps
+            ],
+        }
+        self.store.write("run.yaml", yaml.safe_dump(content, sort_keys=False, allow_unicode=True).encode())
+
+
+def _plain(settled: Mapping[str, Any]) -> dict[str, Any]:
+    """What a reader wants to know of it; the digits of a radix search are not."""
+    return {name: value for name, value in settled.items() if name not in ("prefix", "rank")}
+
+
+def _needs(steps: Sequence[Step]) -> Needs:
+    """The most that any step of a pass needs."""
+    resources = [step.filter.resources() for step in steps if step.measures]
+    return Needs(
+        max((r.cpus for r in resources), default=1.0),
+        max((r.gpus for r in resources), default=0.0),
+        any(step.filter.loads_model for step in steps if step.measures),
+    )
+
+
+@contextmanager
+def _engine(
+    name: EngineName, store: Store, plan: Plan, ray_address: str | None, workers: int | None
+) -> Iterator[Engine]:
+    engine = make_engine(name, store, plan, ray_address, workers)
+    try:
+        yield engine
+    finally:
+        engine.close()
+
+
+def make_engine(name: EngineName, store: Store, plan: Plan, ray_address: str | None, workers: int | None) -> Engine:
+    """``auto`` takes Ray for an address or a step that needs a GPU of its own, else this machine."""
+    needs_gpu = any(step.filter.resources().gpus for step in plan.steps)
+    if name == "local" or (name == "auto" and ray_address is None and not needs_gpu):
+        return LocalEngine(workers)
+    try:
+        from pairsieve.pipelines.engine_ray import RayEngine
+
+        return RayEngine(store, ray_address, workers)
+    except ImportError:
+        raise MissingExtraError("--engine ray needs Ray: pip install 'pairsieve[ray]'") from None
+
+
+@contextmanager
+def _locked(store: Store) -> Iterator[None]:
+    """One process at a time in a local run directory."""
+    if not store.local:
+        yield
+        return
+    Path(store.base).mkdir(parents=True, exist_ok=True)
+    with (Path(store.base) / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise RunBusyError(
+                f"{store.root}: another pairsieve works in this directory; wait for it, or use another --out"
+            ) from None
+        lock.write(str(os.getpid()))
+        lock.flush()
+        yield

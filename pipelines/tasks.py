@@ -1,0 +1,136 @@
+"""The shard functions that engines run: the same ones, whatever the engine.
+
+Each is a picklable object called with one shard's record; what it returns is small.
+"""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from pairsieve.filters.base import GroupFilter, PoolFilter
+from pairsieve.pipelines.plan import Step
+from pairsieve.pipelines.pools import PoolShard
+from pairsieve.pipelines.shard import ALIVE, POOL, Context, PassRunner, Shard
+from pairsieve.schemas import columns, uid
+
+
+@dataclass
+class ScorePass:
+    """Measure what one pass lacks on a shard; gives the rows newly measured by each step."""
+
+    context: Context
+    steps: range
+
+    def __call__(self, record: PoolShard) -> dict[str, int]:
+        """Run and commit."""
+        with Shard(self.context, record) as shard:
+            return PassRunner(shard, [(k, self.context.plan.steps[k]) for k in self.steps]).run()
+
+
+@dataclass
+class Summarize:
+    """One round of a pool filter on a shard; gives the shard's summary."""
+
+    context: Context
+    step: int
+
+    def __call__(self, record: PoolShard) -> Any:
+        """Summarize the step's scope."""
+        step = self.context.plan.steps[self.step]
+        assert isinstance(step.filter, PoolFilter)
+        with Shard(self.context, record) as shard:
+            rows = _scope(shard, self.step)
+            batch = shard.decision_batch(step, rows, {})
+            return step.filter.summarize(batch, self.context.settled.get(step.id, {}))
+
+
+@dataclass
+class Candidates:
+    """Write the keys of the pairs that reach a group filter, for the grouping; gives their number."""
+
+    context: Context
+    step: int
+
+    def __call__(self, record: PoolShard) -> int:
+        """Write one work file; it is removed after the grouping."""
+        step = self.context.plan.steps[self.step]
+        with Shard(self.context, record) as shard:
+            rows = _scope(shard, self.step)
+            names = [*columns.PLACE, *step.stored, *(n for n in step.keep_reads if n not in columns.PLACE)]
+            take = pa.array(rows)
+            table = pa.table({name: shard.light(name).take(take) for name in names})
+        self.context.store.write_table(work_name(step, record.index), table)
+        return int(table.num_rows)
+
+
+def work_name(step: Step, shard: int) -> str:
+    """Work file of a group filter."""
+    return f"_work/{step.id}/{shard:05d}.parquet"
+
+
+def _scope(shard: Shard, k: int) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """The rows that a pool or group filter looks at: survivors; for a pool filter ``of: pool``, all."""
+    step = shard.context.plan.steps[k]
+    if step.of_pool and not isinstance(step.filter, GroupFilter):
+        return np.arange(shard.record.rows)
+    return np.flatnonzero(shard.replay(k).alive)
+
+
+@dataclass(frozen=True)
+class Tally:
+    """Verdicts of a shard, or of many: candidates, kept, and drops by (step, reason).
+
+    ``kept_digest`` is a sum of hashes over the kept pairs and their places, so it has no order.
+    """
+
+    rows: int
+    kept: int
+    dropped: Mapping[tuple[str, str], int]
+    kept_digest: int = 0
+
+    def __add__(self, other: "Tally") -> "Tally":
+        """Both together."""
+        dropped = dict(Counter(self.dropped) + Counter(other.dropped))
+        digest = (self.kept_digest + other.kept_digest) % 2**64
+        return Tally(self.rows + other.rows, self.kept + other.kept, dropped, digest)
+
+
+@dataclass
+class Verdicts:
+    """Write a shard's verdicts: one row per candidate; gives their tally."""
+
+    context: Context
+
+    def __call__(self, record: PoolShard) -> Tally:
+        """Replay all steps and write."""
+        names = [step.id for step in self.context.plan.steps]
+        with Shard(self.context, record) as shard:
+            frame = shard.replay(len(names))
+            head = shard.pairs(list(columns.PLACE))
+        by = [None if d == ALIVE else "pool" if d == POOL else names[d] for d in frame.dropped_by.tolist()]
+        reason = pa.array(frame.reason.tolist(), pa.string())
+        verdicts = [*head.columns, pa.array(by, pa.string()), reason]
+        self.context.store.write_table(verdicts_name(record.index), pa.table(verdicts, schema=columns.VERDICTS))
+        dropped = Counter((step, why) for step, why in zip(by, reason.to_pylist(), strict=True) if step is not None)
+        kept = np.flatnonzero(frame.alive)
+        hashes = uid.keyed_hash(head["uid"].combine_chunks().take(pa.array(kept)), record.index) * (
+            2 * kept.astype(np.uint64) + 1
+        )
+        return Tally(record.rows, by.count(None), dict(dropped), int(hashes.sum(dtype=np.uint64)))
+
+
+def verdicts_name(shard: int) -> str:
+    """File of a shard's verdicts."""
+    return f"verdicts/{shard:05d}.parquet"
+
+
+def total(tallies: Sequence[Tally]) -> Tally:
+    """All tallies together."""
+    found = Tally(0, 0, {})
+    for tally in tallies:
+        found += tally
+    return found

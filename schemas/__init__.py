@@ -1,0 +1,1 @@
+"""What data, recipes and runs look like; imports nothing else of pairsieve."""

@@ -1,0 +1,65 @@
+"""Arrow schemas of everything a run writes: pairs, scores, verdicts, dataset shards.
+
+Every table begins with ``uid, shard, row``.  ``uid`` names the pair for people and other tools;
+``(shard, row)``, its place in the pool, is what tables are joined on, because a pool may list the
+same pair twice.
+"""
+
+from collections.abc import Mapping
+
+import pyarrow as pa
+
+UID = pa.field("uid", pa.string(), nullable=False)
+SHARD = pa.field("shard", pa.int32(), nullable=False)
+ROW = pa.field("row", pa.int32(), nullable=False)
+
+HEAD = pa.schema([UID, SHARD, ROW])
+"""The place of a pair: 32 hex characters, shard number, row within the shard."""
+
+PAIRS = pa.schema([*HEAD, pa.field("url", pa.string()), pa.field("text", pa.string()), pa.field("reason", pa.string())])
+"""The pool as it came in; more columns of the source follow.
+
+``reason`` is null, or says why the pool itself could not give this pair (``dropped_by = 'pool'``).
+"""
+
+VERDICTS = pa.schema([*HEAD, pa.field("dropped_by", pa.string()), pa.field("reason", pa.string())])
+"""One row per candidate; ``dropped_by`` null = kept."""
+
+DERIVED = pa.schema(
+    [*HEAD, pa.field("duplicate_of", pa.string(), nullable=False), pa.field("duplicate_by", pa.string())]
+)
+"""Rows that lose to another pair of their group: the uid that stays, and the key they share."""
+
+IMAGE = "image"
+"""Column of encoded image bytes: read by name, never part of a light table."""
+
+PLACE = ("uid", "shard", "row")
+LOCATORS = ("media_offset", "media_size")
+"""Where a tar pool's image bytes lie within its file; used by the pool's reader, not by recipes."""
+
+RESERVED = frozenset({*PLACE, *LOCATORS, "reason", "dropped_by", "duplicate_of", "duplicate_by"})
+"""Column names that neither a source nor a filter may bring."""
+
+DATASET_FIRST = ("uid", IMAGE, "text", "width", "height")
+"""How a training shard begins: image and text side by side, so that both are one read."""
+
+VERSION = "1"
+"""Version of these schemas, in the footer of every file."""
+
+
+def scores(columns: Mapping[str, pa.DataType]) -> pa.Schema:
+    """What one step measured, only for the pairs that reached it."""
+    return pa.schema([*HEAD, *(pa.field(name, kind) for name, kind in columns.items())])
+
+
+def is_heavy(kind: pa.DataType) -> bool:
+    """Whether a column is too large to hold for a whole shard (bytes, embeddings)."""
+    is_list = pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+    return bool(is_list or pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
+
+
+def dataset(columns: Mapping[str, pa.DataType]) -> pa.Schema:
+    """Schema of a training shard from the columns at hand: place, image, text, sizes, then the rest."""
+    first = [name for name in DATASET_FIRST if name == "uid" or name in columns]
+    rest = [name for name in columns if name not in first and name not in RESERVED]
+    return pa.schema([pa.field(name, columns.get(name, pa.string())) for name in first + rest])

@@ -1,0 +1,54 @@
+"""Every error pairsieve raises on purpose.
+
+    PairsieveError                  exit code 1
+    ├── UserError                   exit code 2: something the user wrote or gave
+    │   ├── RecipeError             the recipe cannot be run: file:line, cause, next step
+    │   ├── PoolError               the input cannot be read: file, cause, next step
+    │   ├── MissingExtraError       a filter needs packages that are not installed
+    │   └── QueryError              SQL that DuckDB refuses
+    ├── RunBusyError                another process works in the run directory
+    ├── ShardError                  shards failed; the others are done and the run resumes
+    └── AccountingError             kept + dropped is not the pool
+
+A broken *pair* is never an error: it is a verdict with a reason.
+"""
+
+
+class PairsieveError(Exception):
+    """Base of all errors; its text is one line a user can act on."""
+
+    exit_code = 1
+
+
+class UserError(PairsieveError):
+    """Something the user wrote or gave cannot be used."""
+
+    exit_code = 2
+
+
+class RecipeError(UserError):
+    """The recipe cannot be run; the text begins with ``file:line:``."""
+
+
+class PoolError(UserError):
+    """The input pool cannot be read; the text names the file."""
+
+
+class MissingExtraError(UserError):
+    """A filter needs packages that are not installed; the text is the pip command."""
+
+
+class QueryError(UserError):
+    """DuckDB refused the SQL or the expression."""
+
+
+class RunBusyError(PairsieveError):
+    """Another process holds the run directory."""
+
+
+class ShardError(PairsieveError):
+    """Some shards failed; all others are done, and the same command resumes."""
+
+
+class AccountingError(PairsieveError):
+    """A candidate has no verdict, or two: a defect of pairsieve, never of the data."""

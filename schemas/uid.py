@@ -1,0 +1,78 @@
+"""Identity of a pair: 128 bits, written as 32 hex characters, as in DataComp.
+
+All functions are vectorised: about 0.1 µs per pair, and 1 µs where a hash is computed.
+"""
+
+import re
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+PAIR_DTYPE = np.dtype("u8,u8")
+"""DataComp's subset format: the high and the low half of the uid."""
+
+_HEX = re.compile(r"[0-9a-f]{32}")
+_UIDS = "SELECT sha256(concat(coalesce(strlen(url), -1), ':', url, text))[1:32] AS uid FROM keyed"
+
+
+def of_pairs(url: pa.Array, text: pa.Array) -> pa.Array:
+    """The uid of pairs that bring none: the first 128 bits of SHA-256 over (url, text).
+
+    The length of the url goes first, so that no two different pairs give the same bytes; a null
+    url has length -1 and a null text counts as empty.
+    """
+    keyed = pa.table({"url": url.cast(pa.string()), "text": text.cast(pa.string())})
+    with duckdb.connect() as con:
+        con.execute("SET threads = 1")
+        con.register("keyed", keyed)
+        return con.sql(_UIDS).to_arrow_table()["uid"].combine_chunks().cast(pa.string())
+
+
+def is_uid(value: str) -> bool:
+    """Whether a string is 32 lower-case hex characters."""
+    return _HEX.fullmatch(value) is not None
+
+
+def first_bad(uids: pa.Array) -> str | None:
+    """The first value that is no uid, or None."""
+    good = pc.fill_null(pc.match_substring_regex(uids, r"^[0-9a-f]{32}$"), False)
+    bad = pc.filter(uids, pc.invert(good))
+    return repr(bad[0].as_py()) if len(bad) else None
+
+
+def to_numbers(uids: pa.Array) -> NDArray[np.void]:
+    """uids as DataComp's ``u8,u8`` records, in the given order."""
+    text = "".join(uids.to_pylist())
+    return np.frombuffer(bytes.fromhex(text), dtype=">u8").astype("<u8").view(PAIR_DTYPE)
+
+
+def from_numbers(numbers: NDArray[np.void]) -> list[str]:
+    """The inverse of ``to_numbers``."""
+    return [f"{int(high):016x}{int(low):016x}" for high, low in numbers.tolist()]
+
+
+def sorted_subset(numbers: NDArray[np.void]) -> NDArray[np.void]:
+    """Records in DataComp's order: lexicographic, unsigned."""
+    return numbers[np.lexsort((numbers["f1"], numbers["f0"]))]
+
+
+def keyed_hash(uids: pa.Array, seed: int) -> NDArray[np.uint64]:
+    """64 random-looking bits for each (seed, uid): the only source of randomness in a run.
+
+    SplitMix64's finaliser (Steele et al., 2014) over seed, high half, low half.  The same uid has
+    the same value whatever the shard, worker or order.
+    """
+    halves = to_numbers(uids)
+    state = _mix(np.full(len(halves), seed & 0xFFFFFFFFFFFFFFFF, np.uint64))
+    return _mix(_mix(state ^ halves["f0"]) ^ halves["f1"])
+
+
+def _mix(value: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    with np.errstate(over="ignore"):
+        value = value + np.uint64(0x9E3779B97F4A7C15)
+        value = (value ^ (value >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        value = (value ^ (value >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return np.asarray(value ^ (value >> np.uint64(31)))
