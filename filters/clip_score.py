@@ -6,6 +6,7 @@ The model, not the decoding, is the cost: about 15 GFLOP a pair for ViT-B/32, 17
 """
 
 from collections.abc import Mapping
+from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
 
@@ -145,7 +146,7 @@ class ClipScore(PoolFilter):
 def _directory(model: str) -> Path | None:
     """The local directory of a model, where it is one."""
     if model == DEMO:
-        return Path(__file__).resolve().parents[1] / "pairsieve" / "demo_clip"
+        return Path(str(files("pairsieve"))) / "demo_clip"
     path = Path(model)
     return path if path.is_dir() else None
 

@@ -89,16 +89,17 @@ def _duck(kind: pa.DataType) -> str:
 
 @contextmanager
 def connect(root: str) -> Iterator[duckdb.DuckDBPyConnection]:
-    """A connection that reads a finished run's views; raises ``UserError`` where there is no run."""
+    """A connection to a copy of the catalog, so that temporary tables may be made and no file is written.
+
+    Raises ``UserError`` where there is no finished run.
+    """
     store = Store(root)
     if not store.exists(CATALOG):
         raise UserError(f"{root}: no finished run here ({CATALOG} is missing); pairsieve run RECIPE --out {root}")
     with tempfile.TemporaryDirectory() as folder:
-        path = store.path(CATALOG)
-        if not store.local:
-            path = str(Path(folder) / CATALOG)
-            Path(path).write_bytes(store.read(CATALOG))
-        with duckdb.connect(path, read_only=True) as con:
+        path = Path(folder) / CATALOG
+        path.write_bytes(store.read(CATALOG))
+        with duckdb.connect(str(path)) as con:
             if store.local:
                 con.execute(f"SET file_search_path = {_text(store.base)}")
             else:

@@ -85,7 +85,9 @@ class RayEngine:
             )
         else:
             mapped = data.map(
-                _run, fn_args=(pickle.dumps(task), self._ledger), compute=TaskPoolStrategy(size=min(self.workers, len(items)))
+                _run,
+                fn_args=(pickle.dumps(task), self._ledger),
+                compute=TaskPoolStrategy(size=min(self.workers, len(items))),
             )
         yield from mapped.iter_rows()
 

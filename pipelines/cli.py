@@ -1,0 +1,174 @@
+"""The command line.  Nothing a user types ends in a traceback: an error is one line, exit code 1 or 2."""
+
+import csv
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import pyarrow as pa
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from pairsieve.schemas.errors import PairsieveError, UserError
+
+app = typer.Typer(
+    name="pairsieve",
+    help="Build image-text datasets from recipes; keep a verdict for every pair.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+RecipeArg = Annotated[str, typer.Argument(help="recipe file, or the name of a shipped recipe", metavar="RECIPE")]
+SetOption = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="override a value of the recipe")
+]
+EngineOption = Annotated[str, typer.Option(help="auto, local or ray")]
+AddressOption = Annotated[str | None, typer.Option(help="address of a Ray cluster; implies --engine ray")]
+WorkersOption = Annotated[int | None, typer.Option(min=1, help="worker processes; default: one a CPU")]
+OutOption = Annotated[str, typer.Option(help="run directory, local or any fsspec URL")]
+QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="show no progress")]
+
+
+def main() -> None:
+    """Entry point: run the command and turn errors into one line and an exit code."""
+    try:
+        app()
+    except PairsieveError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        print("stopped; the same command continues", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:
+        sys.stderr.close()  # the reader of our output left; say nothing more
+        sys.exit(0)
+
+
+@app.command()
+def run(
+    recipe: RecipeArg,
+    out: OutOption,
+    set_: SetOption = None,
+    engine: EngineOption = "auto",
+    ray_address: AddressOption = None,
+    workers: WorkersOption = None,
+    quiet: QuietOption = False,
+) -> None:
+    """Run a recipe, or continue one that was stopped."""
+    from pairsieve.pipelines.demo import funnel_table
+    from pairsieve.pipelines.progress import reporter
+    from pairsieve.pipelines.run import run as run_recipe
+
+    result = run_recipe(
+        recipe,
+        out,
+        overrides=set_ or (),
+        engine=_engine(engine),
+        ray_address=ray_address,
+        workers=workers,
+        progress=reporter(quiet),
+    )
+    _console().print(funnel_table(result))
+    _console().print(f"kept {result.kept:,} of {result.rows:,} pairs; the run: {result.root}", soft_wrap=True)
+
+
+@app.command()
+def plan(recipe: RecipeArg, set_: SetOption = None) -> None:
+    """Check a recipe and show what a run of it would do; reads no more than the head of the input."""
+    from pairsieve.pipelines.describe import plan_tables
+    from pairsieve.pipelines.run import load
+
+    pool, made, _ = load(recipe, set_ or ())
+    for part in plan_tables(pool, made):
+        _console().print(part, soft_wrap=isinstance(part, str))
+
+
+@app.command()
+def query(
+    run_dir: Annotated[str, typer.Argument(help="a finished run", metavar="RUN")],
+    sql: Annotated[str, typer.Argument(help="DuckDB SQL over pairs, scores, verdicts, dataset, scores_<step>")],
+    format_: Annotated[str, typer.Option("--format", help="auto, table, csv or jsonl")] = "auto",
+) -> None:
+    """Ask a finished run anything, in SQL."""
+    from pairsieve.pipelines.catalog import query as run_query
+
+    if format_ not in ("auto", "table", "csv", "jsonl"):
+        raise UserError(f"--format {format_}: there are auto, table, csv, jsonl")
+    kind = ("table" if sys.stdout.isatty() else "csv") if format_ == "auto" else format_
+    _show(run_query(run_dir, sql), kind)
+
+
+@app.command()
+def filters(name: Annotated[str | None, typer.Argument(help="one filter, in full")] = None) -> None:
+    """List the filters, or describe one with its settings."""
+    from pairsieve.pipelines.describe import filter_page, filters_table
+
+    for part in [filters_table()] if name is None else filter_page(name):
+        _console().print(part, soft_wrap=isinstance(part, str), markup=False)
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON Schema of recipes, for editors."""
+    from pairsieve.pipelines.describe import json_schema
+
+    print(json.dumps(json_schema(), indent=2))
+
+
+@app.command()
+def demo(
+    out: OutOption = "runs/demo",
+    pairs: Annotated[int, typer.Option(min=40, max=1_000_000, help="size of the synthetic pool")] = 3000,
+    engine: EngineOption = "ray",
+    workers: WorkersOption = None,
+    quiet: QuietOption = False,
+) -> None:
+    """Curate a synthetic world with planted defects, served from loopback; needs no network."""
+    from pairsieve.pipelines.demo import run_demo, show
+    from pairsieve.pipelines.progress import reporter
+
+    if "://" in out:
+        raise UserError(f"--out {out}: the demo writes to a local directory")
+    outcome = run_demo(Path(out), pairs=pairs, engine=_engine(engine), workers=workers, progress=reporter(quiet))
+    show(outcome, _console())
+
+
+def _engine(name: str) -> Any:
+    if name not in ("auto", "local", "ray"):
+        raise UserError(f"--engine {name}: there are auto, local, ray")
+    return name
+
+
+def _console() -> Console:
+    """Standard output; a pipe or file gets lines of up to 120 characters."""
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=120)
+
+
+def _show(table: pa.Table, kind: str) -> None:
+    rows = table.to_pylist()
+    if kind == "jsonl":
+        for row in rows:
+            print(json.dumps(row, default=_plain, ensure_ascii=False))
+    elif kind == "csv":
+        writer = csv.writer(sys.stdout)
+        writer.writerow(table.column_names)
+        writer.writerows([_plain(value) for value in row.values()] for row in rows)
+    else:
+        shown = Table()
+        for name in table.column_names:
+            shown.add_column(name, overflow="fold")
+        for row in rows:
+            shown.add_row(*(str(_plain(value)) for value in row.values()))
+        _console().print(shown, markup=False)
+
+
+def _plain(value: Any) -> Any:
+    """A cell as text: bytes by their length, so that an image does not flood the terminal."""
+    if isinstance(value, bytes):
+        return value.hex() if len(value) <= 32 else f"<{len(value)} bytes>"
+    return value if isinstance(value, int | float | str | None) else str(value)

@@ -1,0 +1,148 @@
+"""What plans, filters and recipes look like, for people and editors."""
+
+from typing import Any
+
+from rich.console import RenderableType
+from rich.table import Table
+
+from pairsieve.filters.base import AnyFilter, GroupFilter, PoolFilter, scoring_settings
+from pairsieve.filters.load import describe, load, names
+from pairsieve.pipelines.dataset import dataset_types
+from pairsieve.pipelines.plan import Plan, Step
+from pairsieve.pipelines.pools import Pool
+from pairsieve.schemas.errors import UserError
+from pairsieve.schemas.recipe import POOLS, Output, Recipe
+
+
+def plan_tables(pool: Pool, plan: Plan) -> list[RenderableType]:
+    """The pool, the steps pass by pass, the outputs."""
+    tasks = pool.tasks()
+    size = f"{len(tasks):,} shards" if tasks is not None else f"shards of {plan.recipe.pool.shard_rows:,} pairs"
+    table = Table(title="Steps")
+    for name in ("pass", "step", "filter", "reads", "writes", "decides by", "of"):
+        table.add_column(name, overflow="fold")
+    for number, steps in enumerate(plan.passes, 1):
+        for k in steps:
+            table.add_row(str(number), *_step_row(plan.steps[k]))
+        table.add_section()
+    output = plan.recipe.output
+    written = [f"dataset/ ({', '.join(dataset_types(plan))})"] if output.dataset is not None else []
+    written += [output.subset] if output.subset else []
+    return [
+        f"pool: {plan.recipe.pool_kind}, {size}; columns: {', '.join(plan.pool_types)}",
+        table,
+        f"output: {', '.join(written) or 'scores and verdicts only'}; seed {plan.recipe.seed}",
+    ]
+
+
+def _step_row(step: Step) -> tuple[str, ...]:
+    deciding = {n: v for n, v in step.filter.model_dump(mode="json").items() if n not in scoring_settings(step.filter)}
+    shown = ", ".join(f"{name}: {value}" for name, value in deciding.items() if value not in (None, ""))
+    reads = (*step.reads, *(n for n in step.keep_reads if n not in step.reads))
+    return step.id, step.name, ", ".join(reads), ", ".join(step.stored), shown, "pool" if step.of_pool else "survivors"
+
+
+def kind_of(made: type[AnyFilter]) -> str:
+    """Which of the three kinds a filter is."""
+    return "group" if issubclass(made, GroupFilter) else "pool" if issubclass(made, PoolFilter) else "pair"
+
+
+def filters_table() -> RenderableType:
+    """One line a filter."""
+    table = Table(title="Filters (pairsieve filters NAME for all settings)")
+    for column in ("name", "kind", "what it does"):
+        table.add_column(column)
+    for name in names():
+        made = load(name)
+        table.add_row(name, kind_of(made), (made.__doc__ or "").strip().split("\n")[0])
+    return table
+
+
+def filter_page(name: str) -> list[RenderableType]:
+    """One filter: its docstring, columns and settings."""
+    try:
+        made = load(name)
+    except LookupError as error:
+        raise UserError(str(error)) from None
+    table = Table(title="Settings")
+    for column in ("name", "type", "default", "role", "what"):
+        table.add_column(column, overflow="fold")
+    for row in describe(made):
+        table.add_row(*row.values())
+    lines = [line.removeprefix("    ") for line in (made.__doc__ or "").strip().split("\n")]
+    writes = ", ".join(f"{column} {kind}" for column, kind in made.writes.items())
+    reads = ", ".join(made.reads)
+    return [
+        f"{name} ({kind_of(made)} filter)\n",
+        "\n".join(lines),
+        f"\nreads: {reads or 'as its settings say'}\nwrites: {writes or 'as its settings say'}\n",
+        table,
+    ]
+
+
+def json_schema() -> dict[str, Any]:
+    """JSON Schema (2020-12) of recipe files."""
+    definitions: dict[str, Any] = {}
+    pools = {
+        kind: _anchored(model.model_json_schema(ref_template="#/$defs/{model}"), definitions)
+        for kind, model in POOLS.items()
+    }
+    steps = [_step_schema(name, definitions) for name in names()]
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "pairsieve recipe",
+        "type": "object",
+        "additionalProperties": False,
+        "properties": {
+            "extends": {"type": "string"},
+            "pool": {
+                "type": "object",
+                "minProperties": 1,
+                "maxProperties": 1,
+                "additionalProperties": False,
+                "properties": {kind: {"anyOf": [{"type": "string"}, body]} for kind, body in pools.items()},
+            },
+            "filters": {"type": "array", "items": {"anyOf": [*steps, _foreign_step()]}},
+            "output": _output_schema(definitions),
+            "seed": Recipe.model_json_schema()["properties"]["seed"],
+        },
+        "$defs": definitions,
+    }
+
+
+def _output_schema(definitions: dict[str, Any]) -> dict[str, Any]:
+    body = _anchored(Output, definitions)
+    body["properties"]["dataset"] = {"anyOf": [{"type": ["boolean", "null"]}, body["properties"]["dataset"]]}
+    return body
+
+
+def _step_schema(name: str, definitions: dict[str, Any]) -> dict[str, Any]:
+    made = load(name)
+    body = _anchored(made, definitions)
+    body["properties"] |= {
+        "as": {"type": "string", "pattern": "^[a-z][a-z0-9_]*$", "description": "name of the step"},
+        "of": {"enum": ["pool", "survivors"], "description": "pool: measure every pair"},
+    }
+    bare = {"type": "string"} if made.shorthand else {"type": "null"}
+    step = {
+        "type": "object",
+        "additionalProperties": False,
+        "required": [name],
+        "properties": {name: {"anyOf": [bare, body]}},
+    }
+    return {"anyOf": [{"const": name}, step]}
+
+
+def _foreign_step() -> dict[str, Any]:
+    """A filter of the user's: ``package.module:Class``."""
+    name = r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$"
+    patterns = {name: {"type": ["object", "null"]}}
+    named = {"type": "object", "additionalProperties": False, "minProperties": 1, "patternProperties": patterns}
+    return {"anyOf": [{"type": "string", "pattern": name}, named]}
+
+
+def _anchored(model: type[BaseModel], definitions: dict[str, Any]) -> dict[str, Any]:
+    """A model's schema, its own definitions moved to the common ones."""
+    schema = model.model_json_schema(ref_template="#/$defs/{model}")
+    definitions |= schema.pop("$defs", {})
+    return schema
