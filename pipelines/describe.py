@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from pydantic import BaseModel
 from rich.console import RenderableType
 from rich.table import Table
 
@@ -83,10 +84,7 @@ def filter_page(name: str) -> list[RenderableType]:
 def json_schema() -> dict[str, Any]:
     """JSON Schema (2020-12) of recipe files."""
     definitions: dict[str, Any] = {}
-    pools = {
-        kind: _anchored(model.model_json_schema(ref_template="#/$defs/{model}"), definitions)
-        for kind, model in POOLS.items()
-    }
+    pools = {kind: _anchored(model, definitions) for kind, model in POOLS.items()}
     steps = [_step_schema(name, definitions) for name in names()]
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
