@@ -1,1 +1,28 @@
-"""Build image-text datasets: a recipe names a pool, its filters and the output."""
+"""Build image-text datasets: a recipe names a pool, its filters and the output.
+
+``run`` is the library; the command line calls the same function.
+Names are imported when first used, so that ``import pairsieve`` costs nothing.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pairsieve.pipelines.run import Result, run
+    from pairsieve.schemas.errors import PairsieveError, UserError
+
+__all__ = ["PairsieveError", "Result", "UserError", "run"]
+
+_HOMES = {
+    "PairsieveError": "pairsieve.schemas.errors",
+    "Result": "pairsieve.pipelines.run",
+    "UserError": "pairsieve.schemas.errors",
+    "run": "pairsieve.pipelines.run",
+}
+
+
+def __getattr__(name: str) -> object:
+    """The public names, from the modules where they live."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'pairsieve' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)

@@ -3,6 +3,8 @@
 import csv
 import json
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -40,9 +42,6 @@ def main() -> None:
     except PairsieveError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        print("stopped; the same command continues", file=sys.stderr)
-        sys.exit(130)
     except BrokenPipeError:
         sys.stderr.close()  # the reader of our output left; say nothing more
         sys.exit(0)
@@ -63,15 +62,16 @@ def run(
     from pairsieve.pipelines.progress import reporter
     from pairsieve.pipelines.run import run as run_recipe
 
-    result = run_recipe(
-        recipe,
-        out,
-        overrides=set_ or (),
-        engine=_engine(engine),
-        ray_address=ray_address,
-        workers=workers,
-        progress=reporter(quiet),
-    )
+    with _resumable():
+        result = run_recipe(
+            recipe,
+            out,
+            overrides=set_ or (),
+            engine=_engine(engine),
+            ray_address=ray_address,
+            workers=workers,
+            progress=reporter(quiet),
+        )
     _console().print(funnel_table(result))
     _console().print(f"kept {result.kept:,} of {result.rows:,} pairs; the run: {result.root}", soft_wrap=True)
 
@@ -133,8 +133,19 @@ def demo(
 
     if "://" in out:
         raise UserError(f"--out {out}: the demo writes to a local directory")
-    outcome = run_demo(Path(out), pairs=pairs, engine=_engine(engine), workers=workers, progress=reporter(quiet))
+    with _resumable():
+        outcome = run_demo(Path(out), pairs=pairs, engine=_engine(engine), workers=workers, progress=reporter(quiet))
     show(outcome, _console())
+
+
+@contextmanager
+def _resumable() -> Iterator[None]:
+    """Ctrl-C stops a run with a line, not a traceback."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        print("stopped; the same command continues", file=sys.stderr)
+        raise typer.Exit(130) from None
 
 
 def _engine(name: str) -> Any:

@@ -24,6 +24,7 @@ _SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_BACKEND_LOG_LEVEL": "fatal",
 }
 OBJECT_STORE = 512 * 1024 * 1024
 
@@ -78,7 +79,7 @@ class RayEngine:
             cpus = min(needs.cpus, max(0.1, (self.cpus - 1) / size)) if self.cpus > 1 else 0.5
             mapped = data.map(
                 _Worker,
-                fn_constructor_args=(pickle.dumps(task), self._ledger),
+                fn_args=(pickle.dumps(task), self._ledger),
                 compute=ActorPoolStrategy(size=size),
                 num_cpus=cpus,
                 num_gpus=gpus or None,
@@ -129,14 +130,22 @@ def _run(row: dict[str, Any], task: bytes, ledger: Ledger) -> dict[str, Any]:
 
 
 class _Worker:
-    """A Ray actor that keeps its task, and with it the opened models."""
+    """A Ray actor that keeps its task, and with it the opened models.
 
-    def __init__(self, task: bytes, ledger: Ledger) -> None:
-        self._task: Callable[[Any], Any] = pickle.loads(task)
-        self._ledger = ledger
+    The task comes with each call, not with the constructor, whose arguments Ray may lose before it
+    restarts an actor (ray-project/ray#53727).
+    """
 
-    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        return _guard(row, self._task, self._ledger)
+    def __init__(self) -> None:
+        """No task yet."""
+        self._payload = b""
+        self._task: Callable[[Any], Any] | None = None
+
+    def __call__(self, row: dict[str, Any], payload: bytes, ledger: Ledger) -> dict[str, Any]:
+        """One item."""
+        if self._task is None or payload != self._payload:
+            self._payload, self._task = payload, pickle.loads(payload)
+        return _guard(row, self._task, ledger)
 
 
 def _guard(row: dict[str, Any], task: Callable[[Any], Any], ledger: Ledger) -> dict[str, Any]:

@@ -86,7 +86,8 @@ class _LineStage:
         rate = self._done / seconds
         left = f", {(self._rows - self._done) / rate:,.0f} s left" if rate and self._done < self._rows else ""
         note = f", {self._note}" if self._note else ""
-        self._out.say(f"{self._name}: {self._done:,} of {self._rows:,} pairs, {rate:,.0f}/s{left}{note}")
+        whole = f" of {self._rows:,}" if self._rows else ""
+        self._out.say(f"{self._name}: {self._done:,}{whole} pairs, {rate:,.0f}/s{left}{note}")
 
 
 class Bars:
@@ -118,7 +119,7 @@ class Bars:
 class _BarStage:
     def __init__(self, progress: Progress, name: str, rows: int) -> None:
         self._progress, self._began, self._done = progress, time.monotonic(), 0
-        self._task = progress.add_task(name, total=rows, rate="", note="")
+        self._task = progress.add_task(name, total=rows or None, rate="", note="")
 
     def advance(self, rows: int, note: str = "") -> None:
         self._done += rows

@@ -150,21 +150,24 @@ class Runner:
         return sum(shard.rows for shard in self.shards)
 
     def _map(
-        self, task: Callable[[PoolShard], Any], needs: Needs, name: str, note: Callable[[Any], str] | None = None
+        self, task: Callable[[PoolShard], Any], needs: Needs, name: str, kept: Callable[[Any], int] | None = None
     ) -> list[Any]:
-        """A task on every shard; results in shard order."""
+        """A task on every shard; results in shard order.  ``kept`` reads a result's survivors, for the progress."""
         found: list[Any] = [None] * len(self.shards)
+        done = alive = 0
         with self.progress.stage(name, self.rows) as stage:
             for i, result in self.engine.map(task, self.shards, needs, name):
                 found[i] = result
-                stage.advance(self.shards[i].rows, note(result) if note else "")
+                done += self.shards[i].rows
+                alive += kept(result) if kept else 0
+                stage.advance(self.shards[i].rows, f"{alive / done:.1%} kept" if kept and done else "")
         return found
 
     def _pass(self, steps: range) -> None:
         chosen = [self.plan.steps[k] for k in steps]
         if any(step.measures for step in chosen):
             name = " + ".join(step.id for step in chosen if step.measures)
-            self._map(tasks.ScorePass(self.context, steps), _needs(chosen), name)
+            self._map(tasks.ScorePass(self.context, steps), _needs(chosen), name, lambda record: int(record.alive))
         last = chosen[-1]
         if not last.is_barrier:
             return
@@ -188,9 +191,7 @@ class Runner:
         self.context.settled[step.id] = settled
 
     def _verdicts(self) -> tasks.Tally:
-        tallies = self._map(
-            tasks.Verdicts(self.context), Needs(), "verdicts", lambda t: f"{t.kept / max(1, t.rows):.1%} kept"
-        )
+        tallies = self._map(tasks.Verdicts(self.context), Needs(), "verdicts", lambda tally: int(tally.kept))
         self._remove_stale("verdicts", {f"{shard.index:05d}.parquet" for shard in self.shards})
         tally = tasks.total(tallies)
         dropped = sum(tally.dropped.values())

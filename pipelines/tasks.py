@@ -18,17 +18,27 @@ from pairsieve.pipelines.shard import ALIVE, POOL, Context, PassRunner, Shard
 from pairsieve.schemas import columns, uid
 
 
+@dataclass(frozen=True)
+class PassRecord:
+    """What a pass did on a shard: pairs still alive at its end, rows newly measured by each step."""
+
+    alive: int
+    measured: Mapping[str, int]
+
+
 @dataclass
 class ScorePass:
-    """Measure what one pass lacks on a shard; gives the rows newly measured by each step."""
+    """Measure what one pass lacks on a shard."""
 
     context: Context
     steps: range
 
-    def __call__(self, record: PoolShard) -> dict[str, int]:
+    def __call__(self, record: PoolShard) -> PassRecord:
         """Run and commit."""
         with Shard(self.context, record) as shard:
-            return PassRunner(shard, [(k, self.context.plan.steps[k]) for k in self.steps]).run()
+            runner = PassRunner(shard, [(k, self.context.plan.steps[k]) for k in self.steps])
+            measured = runner.run()
+            return PassRecord(int(runner.frame.alive.sum()), measured)
 
 
 @dataclass

@@ -1,0 +1,5 @@
+"""``python -m pairsieve``: the command line."""
+
+from pairsieve.pipelines.cli import main
+
+main()
