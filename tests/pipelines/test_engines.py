@@ -1,0 +1,88 @@
+"""Engines: one worker or two, this machine or Ray, the bytes are the same."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from support import digests, numbered_rows, recipe, write_csv
+
+from pairsieve.pipelines.demo_pool import build_pool, write_url_list
+from pairsieve.pipelines.demo_server import serve
+from pairsieve.pipelines.run import Result, run
+from pairsieve.schemas.errors import ShardError
+
+RUNS = {"one worker": ("local", 1), "two workers": ("local", 2), "ray": ("ray", 2)}
+
+
+@pytest.fixture(scope="module")
+def _workers_find_tests() -> Iterator[None]:
+    """Ray's workers import the tests' filters by name."""
+    before = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = str(Path(__file__).parents[1])
+    yield
+    os.environ.pop("PYTHONPATH") if before is None else os.environ.update(PYTHONPATH=before)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, Result]]:
+    """The demo's recipe over a small demo pool, by every engine, from one server."""
+    folder = tmp_path_factory.mktemp("a path with spaces")
+    pool = build_pool(240)
+    found = {}
+    with serve(pool) as server:
+        write_url_list(pool, server.url, folder / "urls.parquet")
+        settings = [f'pool.urls={{"path": "{folder}/urls.parquet", "shard_rows": 60}}', "filters.download.timeout=8"]
+        for name, (engine, workers) in RUNS.items():
+            out = folder / name
+            found[name] = out, run("demo", out, overrides=settings, engine=engine, workers=workers)  # type: ignore[arg-type]
+    return found
+
+
+@pytest.mark.parametrize("other", ["two workers", "ray"])
+def test_engines_give_the_same_bytes(runs: dict[str, tuple[Path, Result]], other: str) -> None:
+    """scores/, verdicts/, dataset/ and the subset are byte-identical."""
+    wanted = digests(runs["one worker"][0])
+    assert len(wanted) > 20
+    assert digests(runs[other][0]) == wanted
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_verdicts_are_the_pool(runs: dict[str, tuple[Path, Result]], name: str) -> None:
+    """Every candidate has exactly one verdict, whatever the engine."""
+    result = runs[name][1]
+    counts = result.query("SELECT count(*) AS n, count(DISTINCT (shard, row)) AS places FROM verdicts")
+    assert counts.to_pylist() == [{"n": 240, "places": 240}]
+    assert result.kept + sum(result.tally.dropped.values()) == 240
+
+
+def test_dataset_holds_decodable_images(runs: dict[str, tuple[Path, Result]]) -> None:
+    """Training shards begin with uid, image, text, and every image decodes to its stated size."""
+    import io
+
+    import pyarrow.parquet as pq
+    from PIL import Image
+
+    folder, result = runs["ray"]
+    tables = [pq.read_table(p) for p in sorted((folder / "dataset").glob("*.parquet"))]
+    assert tables[0].column_names[:5] == ["uid", "image", "text", "width", "height"]
+    rows = [row for table in tables for row in table.select(["image", "width", "height"]).to_pylist()]
+    assert len(rows) == result.kept
+    for row in rows:
+        with Image.open(io.BytesIO(row["image"])) as image:
+            assert image.size == (row["width"], row["height"])
+            image.load()
+
+
+@pytest.mark.usefixtures("_workers_find_tests")
+@pytest.mark.parametrize(
+    ("how", "says"), [("raise", "ValueError: this caption is too much"), ("kill", "killed its worker 3 times")]
+)
+def test_ray_sets_a_broken_shard_aside(tmp_path: Path, how: str, says: str) -> None:
+    """On Ray too a shard that fails, or kills its worker three times, is named and the others are done."""
+    pool = write_csv(tmp_path / "list.csv", numbered_rows(350))
+    fragile = {"at": "a picture of thing number 151", "how": how, "mended": str(tmp_path / "mended")}
+    with pytest.raises(ShardError, match=f"shard 00001 failed: {says}"):
+        run(recipe(pool, {"support_filters:Fragile": fragile}), tmp_path / "run", engine="ray", workers=2)
+    found = sorted(p.name for p in (tmp_path / "run" / "scores" / "Fragile").glob("*.parquet"))
+    assert found == ["00000.parquet", "00002.parquet", "00003.parquet"]
