@@ -1,7 +1,8 @@
 """An open_clip model that scores image bytes against texts, batch by padded batch."""
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -10,13 +11,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 if TYPE_CHECKING:
     import torch
 
 MAX_PIXELS = 89_478_485
-"""Images of more pixels are not decoded; Pillow's own default."""
+"""Images of more pixels, before or after resizing, are not decoded; Pillow's own default."""
+MOST_CHARACTERS = 10_000
+"""So much of a caption is tokenized: far more than 77 tokens hold, and the tokenizer's time is quadratic in a word."""
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "AVIF", "BMP", "TIFF")
+"""Pillow knows others that run programs or have no use here."""
 
 
 @dataclass(frozen=True)
@@ -24,6 +29,7 @@ class Clip:
     """A loaded model with its transform and tokenizer; ``score`` is its one job."""
 
     model: Any
+    side: int
     transform: Callable[[Image.Image], "torch.Tensor"]
     tokenize: Callable[[list[str]], "torch.Tensor"]
     device: "torch.device"
@@ -36,14 +42,14 @@ class Clip:
         import open_clip
         import torch
 
-        torch.set_num_threads(1)  # a fixed number: the order of additions in a matrix product depends on it
         name = f"local-dir:{Path(source).resolve()}" if Path(source).is_dir() else source
         chosen = torch.device("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")
         model, transform = open_clip.create_model_from_pretrained(
             name, pretrained=pretrained, device=chosen, precision=precision
         )
         dtype = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[precision]
-        return Clip(model.eval(), transform, open_clip.get_tokenizer(name), chosen, dtype, batch_size)
+        side = _side(model)
+        return Clip(model.eval(), side, transform, open_clip.get_tokenizer(name), chosen, dtype, batch_size)
 
     def score(self, images: pa.Array, texts: Sequence[str | None]) -> tuple[NDArray[np.float32], list[str | None]]:
         """float32[n] cosines, and for each pair why it has none; at most ``batch_size`` pairs."""
@@ -51,13 +57,14 @@ class Clip:
         errors = [e or (None if t and t.strip() else "no_text") for e, t in zip(errors, texts, strict=True)]
         if all(errors):
             return np.full(len(errors), np.nan, np.float32), errors
-        return self._cosines(pixels, [t or "" for t in texts])[: len(errors)], errors
+        with _one_thread():
+            return self._cosines(pixels, [(t or "")[:MOST_CHARACTERS] for t in texts])[: len(errors)], errors
 
     def _pixels(self, images: pa.Array) -> tuple["torch.Tensor", list[str | None]]:
         """The padded batch of transformed images; a broken one is zeros and an error code."""
         import torch
 
-        decoded = [_decode(image.as_py(), self.transform) for image in images]
+        decoded = [_decode(image.as_py(), self.transform, self.side) for image in images]
         blank = next((d for d in decoded if not isinstance(d, str)), torch.zeros(1))
         tensors = [torch.zeros_like(blank) if isinstance(d, str) else d for d in decoded]
         tensors += [torch.zeros_like(blank)] * (self.batch_size - len(tensors))
@@ -75,16 +82,43 @@ class Clip:
             return np.asarray((image * text).sum(-1).cpu().numpy(), np.float32)
 
 
-def _decode(data: bytes | None, transform: Callable[[Image.Image], "torch.Tensor"]) -> "torch.Tensor | str":
+def _side(model: Any) -> int:
+    """Pixels of the shorter side that images are resized to."""
+    size = model.visual.image_size
+    return int(size if isinstance(size, int) else max(size))
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """A fixed number of threads, because the order of additions in a matrix product depends on it.
+
+    The process's own number comes back afterwards: the host may train with it.
+    """
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _decode(
+    data: bytes | None, transform: Callable[[Image.Image], "torch.Tensor"], side: int
+) -> "torch.Tensor | str":
     """The transformed image, or why there is none."""
     if data is None:
         return "no_image"
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow warns of odd but decodable files
-            with Image.open(BytesIO(data)) as image:
-                if image.width * image.height > MAX_PIXELS:
+            with Image.open(BytesIO(data), formats=FORMATS) as image:
+                short, long = sorted(image.size)
+                if max(short * long, long * side * side // max(1, short)) > MAX_PIXELS:
                     return "too_many_pixels"
                 return transform(image)
-    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, ValueError, SyntaxError, MemoryError):
+    except Image.DecompressionBombError:
+        return "too_many_pixels"
+    except Exception:  # decoders raise whatever a hostile file leads them to
         return "broken_image"

@@ -37,7 +37,7 @@ class Histogram:
 def check_type(kind: pa.DataType) -> None:
     """Raise ``ValueError`` where a column cannot be ranked."""
     if kind not in _BITS:
-        raise ValueError(f"a top fraction needs a float column, not {kind}")
+        raise ValueError(f"scores to compare are a float column, not {kind}")
 
 
 def count(scores: pa.Array, settled: Mapping[str, Any]) -> Histogram:
@@ -73,6 +73,13 @@ def threshold(settled: Mapping[str, Any], kind: pa.DataType) -> pa.Scalar | None
     """The threshold in the column's own type; None = every real score stays."""
     value = settled.get("threshold")
     return None if value is None else pa.scalar(value, kind)
+
+
+def below(scores: pa.Array, least: pa.Scalar) -> pa.Array:
+    """Where a score is below a threshold of its own type; false where there is no score."""
+    if scores.type == pa.float16():  # Arrow compares no half floats; widening them is exact
+        scores, least = scores.cast(pa.float32()), pa.scalar(float(least.as_py()), pa.float32())
+    return pc.fill_null(pc.less(scores, least), False)
 
 
 def _digit(keys: NDArray[np.uint64], bits: int, place: int) -> NDArray[np.uint64]:

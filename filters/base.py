@@ -9,8 +9,9 @@ A batch costs one Arrow record batch per call; no kind may hold the pool in memo
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from difflib import get_close_matches
 from importlib.util import find_spec
 from typing import Annotated, Any, ClassVar, TypeAlias, TypeVar
 
@@ -20,6 +21,18 @@ from pydantic import BaseModel, ConfigDict
 from pairsieve.schemas.errors import MissingExtraError
 
 T = TypeVar("T")
+
+
+class UnknownColumnError(ValueError):
+    """A setting names a column that is not there; ``column`` lets the plan say who would write it."""
+
+    def __init__(self, column: str, available: Iterable[str]) -> None:
+        """Suggest the column that was meant, or list them all."""
+        names = sorted(available)
+        near = get_close_matches(column, names, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(names)}"
+        super().__init__(f"no column {column!r} here; {hint}")
+        self.column = column
 
 
 class ThresholdMark:
@@ -178,7 +191,10 @@ class GroupFilter(AnyFilter):
 
 
 class Opened:
-    """The filters of one worker, each opened at its first use."""
+    """The filters of one worker, each opened at its first use.
+
+    A copy is opened: the plan's own filters hold no model, so that they can still travel to workers.
+    """
 
     def __init__(self) -> None:
         """Nothing is opened yet."""
@@ -187,8 +203,9 @@ class Opened:
     def get(self, step: str, made: AnyFilter) -> AnyFilter:
         """The opened filter of a step."""
         if step not in self._opened:
-            made.open()
-            self._opened[step] = made
+            opened = made.model_copy()
+            opened.open()
+            self._opened[step] = opened
         return self._opened[step]
 
     def close(self) -> None:

@@ -5,8 +5,11 @@ fixed size and run on a fixed number of threads: a pair's score does not depend 
 The model, not the decoding, is the cost: about 15 GFLOP a pair for ViT-B/32, 175 for ViT-L/14.
 """
 
+import json
 from collections.abc import Mapping
+from difflib import get_close_matches
 from importlib.resources import files
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,10 +20,16 @@ from pydantic import Field, PositiveInt, PrivateAttr, model_validator
 
 from pairsieve.filters import _top
 from pairsieve.filters._clip import Clip
-from pairsieve.filters.base import PoolFilter, Resources, Runtime, Threshold, batches
+from pairsieve.filters.base import PoolFilter, Resources, Runtime, Threshold, UnknownColumnError, batches
+from pairsieve.schemas.errors import UserError
 
 DEMO = "pairsieve-demo"
 """Name of the tiny model that ships with pairsieve; it knows the demo's world and nothing else."""
+
+
+_WEIGHTS = (".safetensors", ".bin", ".pth")
+_MODEL_FILES = (*_WEIGHTS, ".json", ".txt", ".model")
+"""Weights, configuration and tokenizer of a model's directory."""
 
 
 class ClipScore(PoolFilter):
@@ -29,7 +38,8 @@ class ClipScore(PoolFilter):
     ``model`` is an open_clip architecture with ``pretrained``, ``hf-hub:org/name``, or a directory
     in open_clip's format.  With ``column`` nothing is measured: a stored score is compared, in its
     own type.  Without ``min`` and ``top`` every pair stays.  Reasons: ``no_image``,
-    ``broken_image``, ``no_text``, ``no_score``, ``below_min``, ``below_top``.
+    ``broken_image``, ``too_many_pixels`` (before or after resizing), ``no_text``, ``no_score``,
+    ``below_min``, ``below_top``.
     """
 
     reads = ("image", "text")
@@ -41,7 +51,7 @@ class ClipScore(PoolFilter):
     pretrained: str | None = Field(None, description="open_clip's pretrained tag, or a weights file")
     column: str | None = Field(None, description="a stored score to compare instead of measuring one")
     precision: Literal["fp32", "fp16", "bf16"] = Field("fp32", description="of weights and activations")
-    min: Threshold[float | None] = Field(None, description="keep scores of at least this")
+    min: Threshold[float | None] = Field(None, description="keep scores of at least this", allow_inf_nan=False)
     top: Threshold[float | None] = Field(
         None, description="keep this fraction of the scope: scores >= the (floor(n*top)+1)-th largest", gt=0, le=1
     )
@@ -54,6 +64,8 @@ class ClipScore(PoolFilter):
     def _one_source(self) -> "ClipScore":
         if (self.model is None) == (self.column is None):
             raise ValueError("give either 'model' or 'column'")
+        if self.pretrained and (self.model is None or self.model.startswith("hf-hub:") or _directory(self.model)):
+            raise ValueError("'pretrained' goes with the name of an open_clip architecture as 'model'")
         return self
 
     @property
@@ -74,18 +86,16 @@ class ClipScore(PoolFilter):
         return {} if self.column else {"clip_score": pa.float32(), "clip_score_error": pa.string()}
 
     def check(self, available: Mapping[str, pa.DataType]) -> None:
-        if self.column and self.column not in available:
-            raise ValueError(f"no column {self.column!r} here; there are: {', '.join(sorted(available))}")
-        if self.column and self.top is not None:
-            _top.check_type(available[self.column])
-        if self.model and _looks_like_path(self.model) and not (Path(self.model) / "open_clip_config.json").is_file():
-            raise ValueError(
-                f"model: {self.model} holds no open_clip_config.json; give a directory in open_clip's format"
-            )
+        if self.column:
+            _check_column(self.column, available, self.top is not None)
+        elif self.model and (folder := _directory(self.model)):
+            _check_directory(folder)
+        elif self.model and not self.model.startswith("hf-hub:"):
+            _check_name(self.model, self.pretrained)
 
     def files(self) -> tuple[str, ...]:
         if self.model and (folder := _directory(self.model)):
-            return tuple(str(p) for p in sorted(folder.iterdir()) if p.is_file() and p.name.startswith("open_clip"))
+            return tuple(str(p) for p in sorted(folder.iterdir()) if p.is_file() and p.suffix in _MODEL_FILES)
         return (self.pretrained,) if self.pretrained and Path(self.pretrained).is_file() else ()
 
     def resources(self) -> Resources:
@@ -94,7 +104,11 @@ class ClipScore(PoolFilter):
     def open(self) -> None:
         if self.model is not None:
             source = str(_directory(self.model) or self.model)
-            self._clip = Clip.load(source, self.pretrained, self.precision, self.device, self.batch_size)
+            try:
+                self._clip = Clip.load(source, self.pretrained, self.precision, self.device, self.batch_size)
+            except Exception as error:  # whatever open_clip, its hub or a broken weights file raises
+                why = (str(error).strip() or type(error).__name__).split("\n")[0].rstrip(": ")
+                raise UserError(f"clip_score: cannot load model {self.model!r}: {why}") from error
 
     def close(self) -> None:
         self._clip = None
@@ -129,7 +143,7 @@ class ClipScore(PoolFilter):
         reason = self._missing(pairs, scores)
         for least, name in ((minimum, "below_min"), (_top.threshold(settled, scores.type), "below_top")):
             if least is not None:
-                low = pc.and_(pc.is_null(reason), pc.fill_null(pc.less(scores, least), False))
+                low = pc.and_(pc.is_null(reason), _top.below(scores, least))
                 reason = pc.if_else(low, name, reason)
         return reason
 
@@ -147,9 +161,53 @@ def _directory(model: str) -> Path | None:
     """The local directory of a model, where it is one."""
     if model == DEMO:
         return Path(str(files("pairsieve"))) / "demo_clip"
-    path = Path(model)
-    return path if path.is_dir() else None
+    path = Path(model).expanduser() if model.startswith("~/") else Path(model)
+    return path if "\0" not in model and path.is_dir() else None
 
 
-def _looks_like_path(model: str) -> bool:
-    return model.startswith((".", "/", "~")) or Path(model).is_dir()
+def _check_column(column: str, available: Mapping[str, pa.DataType], ranked: bool) -> None:
+    if column not in available:
+        raise UnknownColumnError(column, available)
+    if ranked or not pa.types.is_floating(available[column]):
+        _top.check_type(available[column])
+
+
+def _check_directory(folder: Path) -> None:
+    """Refuse a directory that holds no model, before anything runs."""
+    config = folder / "open_clip_config.json"
+    if not config.is_file():
+        raise ValueError(f"model: {folder} holds no open_clip_config.json; give a directory in open_clip's format")
+    try:
+        found = json.loads(config.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"model: {config} is not JSON: {error}") from None
+    if not isinstance(found, dict) or "model_cfg" not in found:
+        raise ValueError(f"model: {config} has no 'model_cfg'")
+    if not any(p.suffix in _WEIGHTS for p in folder.iterdir()):
+        raise ValueError(f"model: {folder} holds no weights ({', '.join(_WEIGHTS)})")
+
+
+def _check_name(model: str, pretrained: str | None) -> None:
+    """Refuse what open_clip does not know.  Architectures are read from its files; only tags need its import."""
+    spec = find_spec("open_clip")
+    if spec is None or spec.origin is None:  # ``require_extra`` says so
+        return
+    known = [DEMO, *sorted(p.stem for p in (Path(spec.origin).parent / "model_configs").glob("*.json"))]
+    if model.replace("/", "-") not in known:
+        near = get_close_matches(model, known, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else "give an open_clip name, hf-hub:org/name, or a directory"
+        raise ValueError(f"model: there is no architecture and no directory {model!r}; {hint}")
+    if pretrained is None:
+        raise ValueError(f"pretrained: give the weights of {model}, a tag or a file")
+    if not Path(pretrained).is_file():
+        _check_tag(model.replace("/", "-"), pretrained)
+
+
+def _check_tag(model: str, tag: str) -> None:
+    import open_clip
+
+    tags = open_clip.list_pretrained_tags_by_model(model)
+    if not open_clip.get_pretrained_cfg(model, tag):
+        near = get_close_matches(tag, tags, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(tags) or 'none'}"
+        raise ValueError(f"pretrained: {model} has no tag and there is no file {tag!r}; {hint}")

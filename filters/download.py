@@ -63,7 +63,7 @@ class Download(Filter):
         "original_height": pa.int32(),
         "sha256": pa.string(),
     }
-    batch_rows = 2048
+    batch_rows = 1024
 
     image_size: PositiveInt = Field(512, description="target side in pixels")
     resize_mode: ResizeMode = Field(
@@ -75,7 +75,9 @@ class Download(Filter):
     upscale_interpolation: Interpolation = Field("lanczos", description="how images are enlarged")
     downscale_interpolation: Interpolation = Field("area", description="how images are reduced")
     encode_format: EncodeFormat = Field("jpg", description="format of stored images: jpg, png or webp")
-    encode_quality: NonNegativeInt = Field(95, description="jpg, webp: quality 0-100; png: compression 0-9")
+    encode_quality: NonNegativeInt | None = Field(
+        None, description="jpg, webp: quality 0-100, by default 95; png: compression 0-9, by default 6"
+    )
     skip_reencode: bool = Field(
         False, description="store the file as sent, with its metadata, if it has the format and needs no change"
     )
@@ -108,9 +110,15 @@ class Download(Filter):
     @model_validator(mode="after")
     def _quality_fits(self) -> Self:
         most = 9 if self.encode_format == "png" else 100
-        if self.encode_quality > most:
+        if self.quality > most:
             raise ValueError(f"encode_quality of {self.encode_format} is 0 to {most}")
         return self
+
+    @property
+    def quality(self) -> int:
+        """The quality asked for, else the format's default."""
+        default = 6 if self.encode_format == "png" else 95
+        return default if self.encode_quality is None else self.encode_quality
 
     @property
     def policy(self) -> Policy:
@@ -136,7 +144,7 @@ class Download(Filter):
             upscale_interpolation=self.upscale_interpolation,
             downscale_interpolation=self.downscale_interpolation,
             encode_format=self.encode_format,
-            encode_quality=self.encode_quality,
+            encode_quality=self.quality,
             skip_reencode=self.skip_reencode,
             max_pixels=self.max_pixels,
         )

@@ -4,17 +4,28 @@ Measuring hashes each key once (about 1 µs a pair, or the speed of SHA-256 over
 grouping is the engine's, over 16 bytes a pair and key.
 """
 
+import re
 from collections.abc import Mapping
+from typing import Annotated
 
 import duckdb
 import pyarrow as pa
-from pydantic import Field, field_validator
+from pydantic import Field, WithJsonSchema, field_validator
 
-from pairsieve.filters._expressions import check_type, columns_of, connect
+from pairsieve.filters._expressions import check_type, columns_of, connect, first_line, order_list, readable
 from pairsieve.filters.base import GroupFilter, Threshold
 
 KEY = pa.binary(16)
 Key = tuple[str, ...]
+
+_NAMES = {"type": "array", "items": {"type": "string"}, "minItems": 1}
+_BY_SCHEMA = {
+    "anyOf": [
+        {"type": "string"},
+        {"type": "array", "items": {"anyOf": [{"type": "string"}, _NAMES]}, "minItems": 1},
+        {"type": "null"},
+    ]
+}
 
 
 class ExactDuplicates(GroupFilter):
@@ -26,7 +37,9 @@ class ExactDuplicates(GroupFilter):
     so no two survivors share a key.  The reason is ``same_<columns>``.
     """
 
-    by: tuple[Key, ...] | None = Field(None, description="keys: each a column or a list of columns")
+    by: Annotated[tuple[Key, ...] | None, WithJsonSchema(_BY_SCHEMA)] = Field(
+        None, description="keys: each a column or a list of columns"
+    )
     prefer: Threshold[str] = Field(
         "", description="DuckDB ORDER BY list; the first pair of a group stays, ties go to the smallest uid"
     )
@@ -37,7 +50,7 @@ class ExactDuplicates(GroupFilter):
         """``by: sha256`` and ``by: [sha256, [url, text]]`` are both fine."""
         value = [value] if isinstance(value, str) else value
         if isinstance(value, list | tuple):
-            return tuple((key,) if isinstance(key, str) else tuple(key) for key in value)
+            return tuple((key,) if isinstance(key, str) else key for key in value)
         return value
 
     @field_validator("by")
@@ -45,6 +58,8 @@ class ExactDuplicates(GroupFilter):
     def _not_empty(cls, value: tuple[Key, ...] | None) -> tuple[Key, ...] | None:
         if value is not None and (not value or not all(value)):
             raise ValueError("name at least one column")
+        if value is not None and len(set(value)) < len(value):
+            raise ValueError("a key is written twice")
         return value
 
     def keys(self, available: Mapping[str, pa.DataType]) -> tuple[Key, ...]:
@@ -62,24 +77,39 @@ class ExactDuplicates(GroupFilter):
 
     def check(self, available: Mapping[str, pa.DataType]) -> None:
         if self.prefer:
-            columns_of(self.prefer, available, order=True)
             check_type(self.prefer, available, order=True)
+        types = {name: available[name] for name in self.inputs(available)}
+        try:
+            self.score(pa.RecordBatch.from_pylist([], schema=pa.schema(types)))
+        except duckdb.Error as error:
+            raise ValueError(f"by: {first_line(error)}") from None
 
     def outputs(self, available: Mapping[str, pa.DataType]) -> dict[str, pa.DataType]:
         return dict.fromkeys(self.key_columns(available), KEY)
 
     def key_columns(self, available: Mapping[str, pa.DataType]) -> dict[str, str]:
-        names = ["_".join(key) for key in self.keys(available)]
-        return {f"exact_duplicates_{name}": f"same_{name}" for name in names}
+        labels = _labels(self.keys(available))
+        return {f"exact_duplicates_{label}": f"same_{label}" for label in labels}
 
     def order(self) -> str:
-        return self.prefer
+        return order_list(self.prefer) if self.prefer else ""
 
     def score(self, pairs: pa.RecordBatch) -> dict[str, pa.Array]:
         types = dict(zip(pairs.schema.names, pairs.schema.types, strict=True))
         with connect() as con:
-            con.register("pairs", pa.Table.from_batches([pairs]))
-            return {f"exact_duplicates_{'_'.join(key)}": _digest(con, key, types) for key in self.keys(types)}
+            con.register("pairs", readable(pairs))
+            digests = [_digest(con, key, types) for key in self.keys(types)]
+        return dict(zip(self.key_columns(types), digests, strict=True))
+
+
+def _labels(keys: tuple[Key, ...]) -> list[str]:
+    """What each key is called in columns and reasons: its columns, joined; numbered where two would agree."""
+    found: list[str] = []
+    for key in keys:
+        label = re.sub(r"\W", "_", "_".join(key))
+        free = (f"{label}_{n}" for n in range(2, len(keys) + 2))
+        found.append(label if label not in found else next(name for name in free if name not in found))
+    return found
 
 
 def _digest(con: duckdb.DuckDBPyConnection, key: Key, types: Mapping[str, pa.DataType]) -> pa.Array:

@@ -4,30 +4,41 @@ Where sizes are stored, nothing is decoded (0.1 µs a pair); else the size is re
 header, about 25 µs an image.
 """
 
-import warnings
 from collections.abc import Mapping
 from io import BytesIO
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from PIL import Image
+from PIL import AvifImagePlugin, BmpImagePlugin, ImageFile, JpegImagePlugin, PngImagePlugin
 from pydantic import Field, NonNegativeInt
 
+from pairsieve.filters._headers import HEAD_BYTES, read_header, sniff
 from pairsieve.filters.base import Filter, Threshold
 
 _SIZES = (("original_width", "original_height"), ("width", "height"))
+_LARGEST = 2**31 - 1
+# Made directly: ``Image.open`` would refuse large sizes, which are sizes like any other here.
+_OPENERS: dict[str, type[ImageFile.ImageFile]] = {
+    "jpeg": JpegImagePlugin.JpegImageFile,
+    "png": PngImagePlugin.PngImageFile,
+    "avif": AvifImagePlugin.AvifImageFile,
+    "bmp": BmpImagePlugin.BmpImageFile,
+}
 
 
 class ImageShape(Filter):
     """Compare the shorter side and the aspect ratio (longer side over shorter).
 
     Sizes come from ``original_width, original_height`` where they exist, else ``width, height``,
-    else the header of ``image``; then ``width`` and ``height`` are written too.  Reasons:
-    ``no_size`` (null, zero, or no readable header), ``too_small``, ``too_narrow``.
+    else the header of ``image`` (JPEG, PNG, WebP, GIF, AVIF or BMP); then ``width`` and ``height``
+    are written too.  Reasons: ``no_size`` (null, zero, or no readable header), ``too_small``,
+    ``too_narrow``.
     """
 
     shortest: Threshold[NonNegativeInt] = Field(200, description="least pixels of the shorter side")
-    aspect: Threshold[float] = Field(3.0, ge=1, description="greatest ratio of longer to shorter side")
+    aspect: Threshold[float] = Field(
+        3.0, ge=1, allow_inf_nan=False, description="greatest ratio of longer to shorter side"
+    )
 
     def inputs(self, available: Mapping[str, pa.DataType]) -> tuple[str, ...]:
         stored = [sizes for sizes in _SIZES if all(name in available for name in sizes)]
@@ -38,18 +49,32 @@ class ImageShape(Filter):
         is_stored = self.inputs(available) != ("image",)
         return found if is_stored else {"width": pa.int32(), "height": pa.int32(), **found}
 
+    def check(self, available: Mapping[str, pa.DataType]) -> None:
+        for name in self.inputs(available):
+            kind = available[name]
+            is_number = pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_null(kind)
+            if name != "image" and not is_number:
+                raise ValueError(f"column {name!r} is {kind}, not a number of pixels")
+
     def score(self, pairs: pa.RecordBatch) -> dict[str, pa.Array]:
         names = self.inputs(dict.fromkeys(pairs.schema.names))
         if names == ("image",):
             sizes = [_header_size(image.as_py()) for image in pairs["image"]]
             width, height = (pa.array([size[i] for size in sizes], pa.int32()) for i in (0, 1))
             return {"width": width, "height": height, **_shape(width, height)}
-        return _shape(pairs[names[0]].cast(pa.int32()), pairs[names[1]].cast(pa.int32()))
+        return _shape(_pixels(pairs[names[0]]), _pixels(pairs[names[1]]))
 
     def keep(self, pairs: pa.RecordBatch) -> pa.Array:
         short, ratio = pairs["short_side"], pairs["aspect_ratio"]
         cases = pc.make_struct(pc.is_null(ratio), pc.less(short, self.shortest), pc.greater(ratio, self.aspect))
         return pc.case_when(cases, "no_size", "too_small", "too_narrow").cast(pa.string())
+
+
+def _pixels(sides: pa.Array) -> pa.Array:
+    """A stored column as int32, which tables with nulls often hold as floats; null where it is no size."""
+    sides = sides.cast(pa.float64(), safe=False)
+    is_size = pc.and_(pc.greater_equal(sides, 1), pc.less_equal(sides, _LARGEST))
+    return pc.if_else(is_size, sides, pa.scalar(None, pa.float64())).cast(pa.int32(), safe=False)
 
 
 def _shape(width: pa.Array, height: pa.Array) -> dict[str, pa.Array]:
@@ -62,12 +87,19 @@ def _shape(width: pa.Array, height: pa.Array) -> dict[str, pa.Array]:
 
 def _header_size(image: bytes | None) -> tuple[int | None, int | None]:
     """Width and height as the header says (before any EXIF orientation); nulls where it says nothing."""
-    if image is None:
-        return None, None
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # a claim of very many pixels is a size like any other here
-            with Image.open(BytesIO(image), formats=("JPEG", "PNG", "WEBP", "GIF", "AVIF", "BMP", "TIFF")) as opened:
-                return opened.size
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
-        return None, None
+        size = _size(image) if image else None
+    except Exception:  # parsers raise whatever a hostile file leads them to
+        size = None
+    return size if size and 0 <= min(size) and max(size) <= _LARGEST else (None, None)
+
+
+def _size(image: bytes) -> tuple[int, int] | None:
+    kind = sniff(image[:HEAD_BYTES])
+    if kind in ("webp", "gif"):  # Pillow would set up decoding, with memory for all that is claimed
+        return read_header(kind, image).size
+    if kind not in _OPENERS:
+        return None
+    with _OPENERS[kind](BytesIO(image)) as opened:
+        width, height = opened.size
+        return width, height

@@ -7,7 +7,7 @@ from inspect import isabstract
 from pathlib import Path
 from typing import TypeGuard
 
-from pairsieve.filters.base import AnyFilter
+from pairsieve.filters.base import AnyFilter, Filter, GroupFilter, PoolFilter
 
 _NOT_FILTERS = {"base", "load"}
 
@@ -21,7 +21,7 @@ def names() -> list[str]:
 def load(name: str) -> type[AnyFilter]:
     """The filter class of a name in a recipe; raises ``LookupError`` with a hint for an unknown one."""
     if ":" in name:
-        return _load_foreign(*name.split(":", 1))
+        return _load_foreign(*name.rsplit(":", 1))
     if name not in names():
         near = get_close_matches(name, names(), n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(names())}, or package.module:Class"
@@ -39,13 +39,29 @@ def _load_foreign(module_name: str, class_name: str) -> type[AnyFilter]:
         sys.path.append(here)
     try:
         made: object = getattr(import_module(module_name), class_name)
-    except ImportError as error:
-        raise LookupError(f"cannot import {module_name}: {error}; is it installed, or beside you?") from None
-    except AttributeError:
-        raise LookupError(f"{module_name} has no {class_name}") from None
+    except AttributeError as error:
+        raise LookupError(_no_such(module_name, class_name, error)) from None
+    except (ImportError, ValueError, TypeError) as error:  # the latter two: no name of a module at all
+        raise LookupError(f"cannot import {module_name!r}: {_line(error)}; is it installed, or beside you?") from None
+    except Exception as error:  # it is the user's code; whatever it raises
+        raise LookupError(f"importing {module_name!r} fails: {type(error).__name__}: {_line(error)}") from None
     if not _is_filter(made):
         raise LookupError(f"{module_name}:{class_name} is no concrete Filter, PoolFilter or GroupFilter")
     return made
+
+
+def _no_such(module_name: str, class_name: str, error: AttributeError) -> str:
+    """The class is missing, or importing its module raised the same error."""
+    if module_name not in sys.modules:
+        return f"importing {module_name!r} fails: AttributeError: {_line(error)}"
+    classes = [name for name, value in vars(sys.modules[module_name]).items() if _is_filter(value)]
+    near = get_close_matches(class_name, classes, n=1)
+    return f"{module_name} has no {class_name!r}" + (f"; did you mean {near[0]!r}?" if near else "")
+
+
+def _line(error: Exception) -> str:
+    """The error's first line."""
+    return str(error).strip().split("\n")[0]
 
 
 def short_name(name: str) -> str:
@@ -68,4 +84,4 @@ def describe(kind: type[AnyFilter]) -> list[dict[str, str]]:
 
 
 def _is_filter(value: object) -> TypeGuard[type[AnyFilter]]:
-    return isinstance(value, type) and issubclass(value, AnyFilter) and not isabstract(value) and value is not AnyFilter
+    return isinstance(value, type) and issubclass(value, Filter | PoolFilter | GroupFilter) and not isabstract(value)

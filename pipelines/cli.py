@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +15,9 @@ from rich.console import Console
 from rich.table import Table
 
 from pairsieve.schemas.errors import PairsieveError, UserError
+
+DEBUG = "PAIRSIEVE_DEBUG"
+"""Environment variable that lets an unforeseen error end in its traceback."""
 
 app = typer.Typer(
     name="pairsieve",
@@ -45,6 +49,12 @@ def main() -> None:
     except BrokenPipeError:
         sys.stderr.close()  # the reader of our output left; say nothing more
         sys.exit(0)
+    except Exception as error:
+        if os.environ.get(DEBUG):
+            raise
+        text = " ".join(f"{type(error).__name__}: {error}".split())[:500]
+        print(f"error: {text}; this is a defect of pairsieve, {DEBUG}=1 shows where", file=sys.stderr)
+        sys.exit(1)
 
 
 @app.command()

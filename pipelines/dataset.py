@@ -25,6 +25,7 @@ from pairsieve.pipelines.store import Store
 from pairsieve.pipelines.tasks import verdicts_name
 from pairsieve.schemas import columns, uid
 from pairsieve.schemas.errors import AccountingError
+from pairsieve.schemas.run import DatasetFile, DatasetManifest
 
 MANIFEST = "dataset/_manifest.json"
 GROUP_BYTES, LEAST, MOST = 8_000_000, 128, 512
@@ -154,7 +155,7 @@ class Assemble:
     store: Store
     types: Mapping[str, pa.DataType]
 
-    def __call__(self, file: File) -> dict[str, Any]:
+    def __call__(self, file: File) -> DatasetFile:
         """Read the slices, sort, write."""
         table = pa.concat_tables([_read(self.store, *part) for part in file.slices])
         order = pc.sort_indices(table.select([k for k, _ in _ORDER]), sort_keys=_ORDER)
@@ -170,7 +171,7 @@ class Assemble:
                 part = table.take(order.slice(start, rows))
                 writer.write_table(part, row_group_size=rows)
                 groups.append(part.num_rows)
-        return {"file": name, "rows": table.num_rows, "row_groups": groups, "bytes": table.nbytes}
+        return DatasetFile(file=name, rows=table.num_rows, row_groups=tuple(groups), bytes=table.nbytes)
 
 
 def _read(store: Store, run: str, start: int, rows: int) -> pa.Table:
@@ -193,15 +194,14 @@ def is_current(store: Store, fingerprint: str) -> bool:
     return store.exists(MANIFEST) and json.loads(store.read(MANIFEST)).get("fingerprint") == fingerprint
 
 
-def write_manifest(store: Store, fingerprint: str, plan: Plan, files: Sequence[Mapping[str, Any]]) -> None:
+def write_manifest(store: Store, fingerprint: str, plan: Plan, files: Sequence[DatasetFile]) -> None:
     """Written last: a dataset without it is unfinished."""
-    schema = columns.dataset(dataset_types(plan))
-    content = {
-        "version": columns.VERSION,
-        "fingerprint": fingerprint,
-        "seed": plan.recipe.seed,
-        "rows": sum(f["rows"] for f in files),
-        "columns": {field.name: str(field.type) for field in schema},
-        "files": sorted(files, key=lambda f: str(f["file"])),
-    }
-    store.write_json(MANIFEST, content)
+    content = DatasetManifest(
+        version=columns.VERSION,
+        fingerprint=fingerprint,
+        seed=plan.recipe.seed,
+        rows=sum(f.rows for f in files),
+        columns={field.name: str(field.type) for field in columns.dataset(dataset_types(plan))},
+        files=tuple(sorted(files, key=lambda f: f.file)),
+    )
+    store.write_json(MANIFEST, content.model_dump(mode="json"))

@@ -8,7 +8,9 @@ actors of fixed size with fractional CPUs: actors that occupy every CPU would ha
 import logging
 import os
 import pickle
+import sys
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, TypeVar
 from uuid import uuid4
 
@@ -164,12 +166,27 @@ def _start(ray: Any, address: str | None, workers: int | None) -> None:
     if address is None:
         options |= {"include_dashboard": False, "object_store_memory": OBJECT_STORE, "num_cpus": workers}
     try:
-        ray.init(address=address or "local", **options)
+        with _stderr_closed():
+            ray.init(address=address or "local", **options)
     except (ConnectionError, ValueError, RuntimeError) as error:
         where = address or "on this machine"
         raise PairsieveError(
             f"Ray {where} cannot be reached: {str(error).splitlines()[0]}; check --ray-address"
         ) from None
+
+
+@contextmanager
+def _stderr_closed() -> Iterator[None]:
+    """Keep Ray's C++ greeting ("Set ray log level from …") off the terminal; its errors come as exceptions."""
+    sys.stderr.flush()
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
 
 
 def _quiet(ray: Any) -> None:

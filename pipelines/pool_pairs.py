@@ -4,7 +4,8 @@ A shard is a run of whole row groups.  Ingesting reads the light columns and, on
 says that it holds null images, the image column.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from functools import cached_property
 from typing import Any
 
@@ -24,7 +25,8 @@ from pairsieve.pipelines.pools import (
     pick,
     reason_where,
 )
-from pairsieve.pipelines.store import filesystem, open_parquet
+from pairsieve.pipelines.store import filesystem
+from pairsieve.pipelines.tables import as_text, as_type, batches, check_columns, first_line, open_source, plain_types
 from pairsieve.schemas import uid
 from pairsieve.schemas.columns import IMAGE, is_heavy
 from pairsieve.schemas.errors import PoolError
@@ -38,8 +40,8 @@ class Pairs(Pool):
         """List the files and read the footer of the first; raises ``PoolError``."""
         self.spec = spec
         self.fs, self.files = list_files(spec.path, (".parquet",))
-        schema = _open(self.files[0], self.fs).schema_arrow
-        self.source_types = dict(zip(schema.names, schema.types, strict=True))
+        with open_source(self.fs, self.files[0]) as file:
+            self.source_types = plain_types(file.schema_arrow, self.files[0])
 
     @cached_property
     def named(self) -> dict[str, str]:
@@ -51,17 +53,14 @@ class Pairs(Pool):
             IMAGE: pick(spec.image_col, names, "image_col", where, ("jpg", "jpeg", "png", "webp")),
             GIVEN_UID: pick(spec.uid_col, names, "uid_col", where) or self._ready_uids(),
         }
+        check_images(str(fixed[IMAGE]), self.source_types[str(fixed[IMAGE])], where)
         others = [n for n in names if n not in fixed.values() and not is_heavy(self.source_types[n])]
         if spec.columns is not None:
-            others = [str(pick(n, names, "columns", where)) for n in spec.columns]
+            others = [str(pick(n, names, "columns", where)) for n in dict.fromkeys(spec.columns)]
         return {o: t for o, t in fixed.items() if t} | {o: t for t, o in outer_names(others, where).items()}
 
     def _ready_uids(self) -> str | None:
-        if self.source_types.get("uid") != pa.string():
-            return None
-        with _open(self.files[0], self.fs) as file:
-            head = next(file.iter_batches(1000, columns=["uid"]), None)
-        return "uid" if head is not None and uid.first_bad(head["uid"]) is None else None
+        return ready_uids(self.fs, self.files[0], self.source_types)
 
     def types(self) -> dict[str, pa.DataType]:
         light = {o: self.source_types[t] for o, t in self.named.items() if o not in ("url", "text", IMAGE, GIVEN_UID)}
@@ -73,7 +72,7 @@ class Pairs(Pool):
     def tasks(self) -> list[ShardTask] | None:
         found: list[ShardTask] = []
         for path in self.files:
-            with _open(path, self.fs) as file:
+            with open_source(self.fs, path) as file:
                 sizes = [file.metadata.row_group(g).num_rows for g in range(file.metadata.num_row_groups)]
             for groups in _runs(sizes, self.spec.shard_rows):
                 found.append(ShardTask(len(found), self.fs.unstrip_protocol(path), groups))
@@ -82,58 +81,73 @@ class Pairs(Pool):
     def ingest(self, task: ShardTask) -> pa.Table:
         light = {o: t for o, t in self.named.items() if o != IMAGE}
         fs, path = filesystem(task.path)
-        with _open(path, fs) as file:
-            _check_columns(file, [*light.values(), self.named[IMAGE]], path)
-            table = _read_groups(file, task.groups, list(light.values()), path)
-            no_image = self._null_images(file, task.groups)
-        found = {ours: table[theirs] for ours, theirs in light.items()}
+        with open_source(fs, path) as file:
+            check_columns(file.schema_arrow.names, [*light.values(), self.named[IMAGE]], path)
+            image = self.named[IMAGE]
+            check_images(image, file.schema_arrow.field(image).type, path)
+            table = _read_groups(file, task.groups, list(dict.fromkeys(light.values())), path)
+            no_image = null_images(file, task.groups, image, path)
+        found = {
+            ours: as_type(table[theirs].combine_chunks(), self._type(ours), f"{path}: column {theirs!r}")
+            for ours, theirs in light.items()
+        }
         blank = pa.nulls(table.num_rows, pa.string())
         head = {
-            "url": found.get("url", blank).cast(pa.string()),
-            "text": found.get("text", blank).cast(pa.string()),
+            "url": found.get("url", blank),
+            "text": found.get("text", blank),
             "reason": reason_where(no_image, "no_image"),
         }
         return pa.table(head | {name: values for name, values in found.items() if name not in head})
 
-    def _null_images(self, file: pq.ParquetFile, groups: Sequence[int]) -> pa.Array:
-        """Where the image is null; read only from row groups whose statistics do not rule it out."""
-        masks = []
-        for g in groups:
-            meta = file.metadata.row_group(g)
-            if _null_count(meta, self.named[IMAGE]) == 0:
-                masks.append(pa.repeat(pa.scalar(False), meta.num_rows))
-            else:
-                batches = file.iter_batches(256, row_groups=[g], columns=[self.named[IMAGE]], use_threads=False)
-                masks += [pc.is_null(_bytes(batch.column(0))) for batch in batches]
-        return pa.concat_arrays(masks) if masks else pa.array([], pa.bool_())
+    def _type(self, ours: str) -> pa.DataType:
+        return pa.string() if ours in ("url", "text", GIVEN_UID) else self.source_types[self.named[ours]]
 
     def images(self, shard: PoolShard, pairs: Callable[[list[str]], pa.Table]) -> ImageReader | None:
         fs, path = filesystem(str(shard.media))
-        return ParquetImages(_open(path, fs), shard.groups, self.named[IMAGE])
+        return ParquetImages(fs, path, shard.groups, self.named[IMAGE])
 
 
 class ParquetImages(ImageReader):
     """Image bytes of some row groups, streamed forward; a row group is decoded batch by batch."""
 
-    def __init__(self, file: pq.ParquetFile, groups: Sequence[int], column: str, rows: int = 256) -> None:
-        """Start before the first row of the first group."""
-        self._file, self._groups, self._column, self._rows = file, groups, column, rows
+    def __init__(self, fs: Any, path: str, groups: Sequence[int] | None, column: str, rows: int = 256) -> None:
+        """Start before the first row of the first group; ``groups`` None = all of the file."""
+        with ExitStack() as stack:
+            self._file = stack.enter_context(open_source(fs, path))
+            self._groups = range(self._file.metadata.num_row_groups) if groups is None else groups
+            self._open = stack.pop_all()
+        self._path, self._column, self._rows = path, column, rows
         self._start = 0
         self._batches = self._stream(0)
         self._held: list[pa.Array] = []
         self._have = 0
 
     def read(self, start: int, stop: int) -> pa.Array:
+        if start == stop:
+            return pa.array([], pa.binary())
         self._skip_to(start)
+        self._drop(start)
         while self._start + self._have < stop:
-            batch = _bytes(next(self._batches).column(0))
-            self._held.append(batch)
-            self._have += len(batch)
+            self._more()
+            self._drop(start)
         whole = pa.concat_arrays(self._held) if self._held else pa.array([], pa.binary())
         offset = start - self._start
         self._held, self._have = [whole.slice(stop - self._start)], self._have - (stop - self._start)
         self._start = stop
         return whole.slice(offset, stop - start)
+
+    def _more(self) -> None:
+        batch = next(self._batches, None)
+        if batch is None:
+            raise PoolError(f"{self._path}: fewer images than rows; it changed during the run: start the run again")
+        self._held.append(_bytes(batch.column(0)))
+        self._have += len(self._held[-1])
+
+    def _drop(self, start: int) -> None:
+        """Hold no batch that ends before ``start``."""
+        while self._held and self._start + len(self._held[0]) <= start:
+            gone = len(self._held.pop(0))
+            self._start, self._have = self._start + gone, self._have - gone
 
     def _skip_to(self, start: int) -> None:
         """Drop what lies before ``start``; whole row groups before it are not read at all."""
@@ -149,14 +163,43 @@ class ParquetImages(ImageReader):
             first += size
 
     def _stream(self, first: int) -> Iterator[pa.RecordBatch]:
-        return iter(
-            self._file.iter_batches(
-                self._rows, row_groups=list(self._groups[first:]), columns=[self._column], use_threads=False
-            )
-        )
+        groups = list(self._groups[first:])
+        return batches(self._file, self._path, self._rows, row_groups=groups, columns=[self._column])
 
     def close(self) -> None:
-        self._file.close()
+        self._open.close()
+
+
+def ready_uids(fs: Any, path: str, types: Mapping[str, pa.DataType]) -> str | None:
+    """A column ``uid`` counts as ready uids if the head of the first file holds nothing else."""
+    if "uid" not in types or types["uid"] != pa.string():
+        return None
+    with open_source(fs, path) as file:
+        head = next(batches(file, path, 1000, columns=["uid"]), None)
+    is_ready = head is not None and uid.first_bad(as_text(head["uid"], path)) is None
+    return "uid" if is_ready else None
+
+
+def check_images(name: str, kind: pa.DataType, path: str) -> None:
+    """Raise ``PoolError`` for a column that cannot hold image bytes."""
+    if pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
+        kind = kind.field("bytes").type
+    is_bytes = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_binary_view, pa.types.is_fixed_size_binary)
+    if not any(test(kind) for test in is_bytes):
+        raise PoolError(f"{path}: column {name!r} holds {kind}, not image bytes; set image_col, or use pool urls")
+
+
+def null_images(file: pq.ParquetFile, groups: Sequence[int], column: str, path: str) -> pa.Array:
+    """Where the image is null; read only from row groups whose statistics do not rule it out."""
+    masks = []
+    for g in groups:
+        meta = file.metadata.row_group(g)
+        if _null_count(meta, column) == 0:
+            masks.append(pa.repeat(pa.scalar(False), meta.num_rows))
+        else:
+            found = batches(file, path, 256, row_groups=[g], columns=[column])
+            masks += [pc.is_null(_bytes(batch.column(0))) for batch in found]
+    return pa.concat_arrays(masks) if masks else pa.array([], pa.bool_())
 
 
 def _bytes(images: pa.Array) -> pa.Array:
@@ -166,24 +209,11 @@ def _bytes(images: pa.Array) -> pa.Array:
     return images.cast(pa.binary())
 
 
-def _open(path: str, fs: Any) -> pq.ParquetFile:
-    try:
-        return open_parquet(fs, path)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise PoolError(f"{path}: no readable Parquet file: {str(error).splitlines()[0]}") from None
-
-
-def _check_columns(file: pq.ParquetFile, names: Sequence[str], path: str) -> None:
-    for name in names:
-        if name not in file.schema_arrow.names:
-            raise PoolError(f"{path}: no column {name!r}, which the first file of the pool has")
-
-
 def _read_groups(file: pq.ParquetFile, groups: Sequence[int], names: list[str], path: str) -> pa.Table:
     try:
         return file.read_row_groups(list(groups), columns=names, use_threads=False).combine_chunks()
-    except (pa.ArrowInvalid, OSError) as error:
-        raise PoolError(f"{path}: {str(error).splitlines()[0]}") from None
+    except (pa.ArrowException, OSError) as error:
+        raise PoolError(f"{path}: broken Parquet file: {first_line(error)}; fetch it again, or leave it out") from None
 
 
 def _null_count(meta: Any, column: str) -> int | None:

@@ -9,6 +9,7 @@ import pyarrow.compute as pc
 
 from pairsieve.pipelines.pools import GIVEN_UID, ImageReader, Pool, PoolShard, ShardTask, identity_of, list_files
 from pairsieve.pipelines.store import filesystem
+from pairsieve.pipelines.tables import first_line
 from pairsieve.pipelines.tar_index import Sample, index
 from pairsieve.schemas import uid
 from pairsieve.schemas.columns import IMAGE, LOCATORS
@@ -27,9 +28,10 @@ class Webdataset(Pool):
     def __init__(self, spec: WebdatasetPool) -> None:
         """List the tars; raises ``PoolError``."""
         self.spec = spec
+        self.endings = tuple(_ending(e) for e in spec.image_ext), _ending(spec.text_ext), _ending(spec.json_ext)
         self.fs, self.files = list_files(spec.path, (".tar",))
         for path in self.files:
-            if not path.endswith(".tar"):
+            if not path.lower().endswith(".tar"):
                 raise PoolError(f"{path}: only plain .tar files can be read in place; unpack or recompress it first")
 
     def types(self) -> dict[str, pa.DataType]:
@@ -42,12 +44,10 @@ class Webdataset(Pool):
         return [ShardTask(i, self.fs.unstrip_protocol(path)) for i, path in enumerate(self.files)]
 
     def ingest(self, task: ShardTask) -> pa.Table:
-        samples = read_index(task.path, self.spec.image_ext, self.spec.text_ext, self.spec.json_ext)
+        samples = read_index(task.path, *self.endings)
         for sample in samples:
             if sample.text is None:
-                sample.text = next(
-                    (_string(sample.fields.get(n)) for n in self.spec.json_text if sample.fields.get(n)), None
-                )
+                sample.text = next(filter(None, (_string(sample.fields.get(n)) for n in self.spec.json_text)), None)
         columns = {
             "url": [_string(s.fields.get("url")) for s in samples],
             "text": [s.text for s in samples],
@@ -88,8 +88,9 @@ def read_index(url: str, image_ext: tuple[str, ...], text_ext: str, json_ext: st
     try:
         with fs.open(path, "rb") as file:
             return list(index(file, image_ext, text_ext, json_ext))
-    except (tarfile.TarError, OSError, EOFError) as error:
-        raise PoolError(f"{path}: broken tar: {error}; fetch it again, or leave it out of the pool") from None
+    except (tarfile.TarError, OSError, EOFError, ValueError, IndexError, RecursionError) as error:
+        # tarfile lets whatever a forged header leads to through
+        raise PoolError(f"{path}: broken tar: {first_line(error)}; fetch it again, or leave it out") from None
 
 
 def locators(samples: Sequence[Sample]) -> dict[str, pa.Array]:
@@ -108,8 +109,13 @@ def _uids(samples: Sequence[Sample], columns: Mapping[str, pa.Array], path: str)
     return uid.of_pairs(pc.coalesce(columns["url"], places), columns["text"])
 
 
+def _ending(wanted: str) -> str:
+    """An ending as members are compared: without the dot, in lower case."""
+    return wanted.lower().removeprefix(".")
+
+
 def _string(value: Any) -> str | None:
-    """A JSON value as text, without what UTF-8 cannot hold."""
-    if value is None:
+    """A JSON string or number as text, without what UTF-8 cannot hold; a list or mapping is no text."""
+    if not isinstance(value, str | int | float) or isinstance(value, bool):
         return None
     return str(value).encode("utf-8", errors="replace").decode()

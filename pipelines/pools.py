@@ -13,6 +13,7 @@ from difflib import get_close_matches
 from typing import Any
 
 import fsspec
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -24,6 +25,7 @@ from pairsieve.schemas.errors import PoolError
 MANIFEST = "pairs/_pool.json"
 GIVEN_UID = "_given_uid"
 """Transient column of uids that the source brings, until ``complete`` puts them first."""
+_OURS = columns.RESERVED | {"url", "text", columns.IMAGE, GIVEN_UID}
 
 
 @dataclass(frozen=True)
@@ -88,16 +90,26 @@ class Pool(ABC):
 def list_files(pattern: str, suffixes: tuple[str, ...] = ()) -> tuple[fsspec.AbstractFileSystem, list[str]]:
     """The files of a path, folder or glob, sorted; raises ``PoolError`` where there is none."""
     fs, path = filesystem(pattern)
-    if fs.isdir(path):
-        found = sorted(str(p) for p in fs.ls(path, detail=False) if str(p).endswith(suffixes or ""))
-        what = f"no {' or '.join(suffixes)} file in this folder"
-    elif any(sign in path for sign in "*?["):
-        found, what = sorted(str(p) for p in fs.glob(path)), "no file matches"
-    else:
-        found, what = ([path] if fs.exists(path) else []), "no such file"
+    try:
+        found, what = _list(fs, path, suffixes)
+    except OSError as error:
+        raise PoolError(f"{pattern}: cannot be listed: {error}; check pool path and access") from None
     if not found:
         raise PoolError(f"{pattern}: {what}; check pool path")
-    return fs, found
+    return fs, sorted(found)
+
+
+def _list(fs: fsspec.AbstractFileSystem, path: str, suffixes: tuple[str, ...]) -> tuple[list[str], str]:
+    """The files, and what to say if there is none.  A name is looked for before it is taken as a glob."""
+    if fs.isdir(path):
+        names = {str(p): str(p).rsplit("/", 1)[-1] for p in fs.ls(path, detail=False)}
+        found = [p for p, n in names.items() if n.lower().endswith(suffixes or "") and not n.startswith(".")]
+        return [p for p in found if fs.isfile(p)], f"no {' or '.join(suffixes)} file in this folder"
+    if fs.exists(path):
+        return [path], ""
+    if any(sign in path for sign in "*?["):
+        return [str(p) for p in fs.glob(path) if fs.isfile(p)], "no file matches"
+    return [], "no such file"
 
 
 def identity_of(fs: fsspec.AbstractFileSystem, paths: Sequence[str], settings: Mapping[str, Any]) -> str:
@@ -111,6 +123,8 @@ def identity_of(fs: fsspec.AbstractFileSystem, paths: Sequence[str], settings: M
 def stamp(fs: fsspec.AbstractFileSystem, path: str) -> str:
     """What tells a file from a changed one without reading it."""
     info = fs.info(path)
+    if info.get("type") == "directory":  # its own time does not tell of a file that was overwritten
+        return f"{path}\0{''.join(sorted(stamp(fs, str(p)) for p in fs.ls(path, detail=False)))}\n"
     when = next((str(info[k]) for k in ("ETag", "etag", "mtime", "LastModified", "created") if k in info), "")
     return f"{path}\0{info.get('size')}\0{when}\n"
 
@@ -132,7 +146,7 @@ def outer_names(names: Iterable[str], where: str) -> dict[str, str]:
     """Source column -> column of the pool: a name of pairsieve's own gets the prefix ``source_``."""
     found: dict[str, str] = {}
     for name in names:
-        ours = f"source_{name}" if name.casefold() in columns.RESERVED | {"url", "text", "image"} else name
+        ours = f"source_{name}" if name.casefold() in _OURS else name
         if ours.casefold() in (o.casefold() for o in found.values()):
             raise PoolError(f"{where}: two columns called {ours!r} but for case; leave one out with 'columns:'")
         found[name] = ours
@@ -141,16 +155,24 @@ def outer_names(names: Iterable[str], where: str) -> dict[str, str]:
 
 def complete(table: pa.Table, index: int, where: str) -> pa.Table:
     """Put uid, shard and row before the columns of a shard; ``where`` names the source in errors."""
-    if GIVEN_UID in table.column_names:
-        uids = table[GIVEN_UID].combine_chunks()
-        table = table.drop_columns([GIVEN_UID])
-        if bad := uid.first_bad(uids):
-            raise PoolError(f"{where}: uid {bad} is not 32 lower-case hex characters; rename that column for new uids")
-    else:
-        uids = uid.of_pairs(table["url"].combine_chunks(), table["text"].combine_chunks())
+    uids = _uids(table, where)
+    table = table.drop_columns([GIVEN_UID]) if GIVEN_UID in table.column_names else table
     shard = pa.repeat(pa.scalar(index, pa.int32()), table.num_rows)
-    row = pa.array(range(table.num_rows), pa.int32())
+    row = pa.array(np.arange(table.num_rows, dtype=np.int32))
     return pa.table([uids, shard, row, *table.columns], names=[*columns.PLACE, *table.column_names])
+
+
+def _uids(table: pa.Table, where: str) -> pa.Array:
+    """The given uids, else those of (url, text); a row that could not be read may lack a given one."""
+    if GIVEN_UID not in table.column_names:
+        return uid.of_pairs(table["url"].combine_chunks(), table["text"].combine_chunks())
+    given = table[GIVEN_UID].combine_chunks()
+    lost = pc.and_(pc.is_null(given), pc.is_valid(table["reason"].combine_chunks()))
+    if pc.any(lost).as_py():
+        given = pc.if_else(lost, uid.of_pairs(table["url"].combine_chunks(), table["text"].combine_chunks()), given)
+    if bad := uid.first_bad(given):
+        raise PoolError(f"{where}: uid {bad} is not 32 lower-case hex characters; rename that column for new uids")
+    return given
 
 
 def write_pairs(store: Store, table: pa.Table, index: int, media: str | None, groups: tuple[int, ...]) -> PoolShard:
@@ -175,10 +197,15 @@ def load_manifest(store: Store, identity: str) -> list[PoolShard] | None:
     """The shards of an earlier ingest of the same pool, or None."""
     if not store.exists(MANIFEST):
         return None
-    found = json.loads(store.read(MANIFEST))
-    if found["identity"] != identity or found["version"] != columns.VERSION:
+    try:
+        found = json.loads(store.read(MANIFEST))
+        if found["identity"] != identity or found["version"] != columns.VERSION:
+            return None
+        shards = [PoolShard(**{**shard, "groups": tuple(shard["groups"])}) for shard in found["shards"]]
+    except (ValueError, TypeError, KeyError):  # not written by us, or by hand
         return None
-    return [PoolShard(**{**shard, "groups": tuple(shard["groups"])}) for shard in found["shards"]]
+    there = set(store.names("pairs", ".parquet"))
+    return shards if all(pairs_name(s.index).rsplit("/", 1)[-1] in there for s in shards) else None
 
 
 def save_manifest(store: Store, identity: str, shards: Sequence[PoolShard]) -> None:

@@ -6,10 +6,10 @@ the environment (``$${`` for a literal ``${``), and ``--set key=value`` from the
 
 import os
 import re
-from collections.abc import Mapping, Sequence
-from copy import deepcopy
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from datetime import date
+from pathlib import Path, PurePath
 from typing import Any, TypeAlias
 
 import yaml
@@ -19,6 +19,10 @@ from pairsieve.schemas.errors import RecipeError
 Key: TypeAlias = tuple[str | int, ...]
 _ENV = re.compile(r"\$\$\{|\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 _DEPTH = 40
+_NODES = 100_000
+"""A recipe of more values is an alias that multiplies itself."""
+_LINE = 600
+"""Longer messages are cut."""
 
 
 @dataclass
@@ -38,7 +42,13 @@ class Source:
 
     def error(self, key: Key, message: str) -> RecipeError:
         """The error of a key."""
-        return RecipeError(f"{self.place(key)}: {message}")
+        return _error(self.place(key), message)
+
+
+def _error(place: str, message: str) -> RecipeError:
+    """One line, whatever a value held."""
+    text = "".join(c if c.isprintable() else " " for c in f"{place}: {message}")
+    return RecipeError(text if len(text) <= _LINE else f"{text[: _LINE - 1]}…")
 
 
 def read(path: str | Path, overrides: Sequence[str] = ()) -> Source:
@@ -51,7 +61,8 @@ def read(path: str | Path, overrides: Sequence[str] = ()) -> Source:
 
 def from_data(data: Mapping[str, Any], overrides: Sequence[str] = ()) -> Source:
     """A recipe written as Python data; errors call it ``recipe``."""
-    source = Source("recipe", deepcopy(dict(data)))
+    source = Source("recipe", {})
+    source.data = _plain(data, (), source)
     for override in overrides:
         _override(source, override)
     return source
@@ -64,25 +75,35 @@ def shipped() -> dict[str, Path]:
 
 def find(path: str | Path, beside: Path | None = None) -> Path:
     """The file of a recipe: a path (relative to ``beside``), else the name of a shipped recipe."""
-    given = Path(path).expanduser()
-    candidate = beside / given if beside and not given.is_absolute() else given
-    if candidate.is_file():
-        return candidate
-    if str(path).removesuffix(".yaml") in shipped():
-        return shipped()[str(path).removesuffix(".yaml")]
-    raise RecipeError(f"{candidate}: no such recipe; shipped recipes: {', '.join(shipped())}")
+    candidate = Path(path)
+    name = str(path).removesuffix(".yaml")
+    try:
+        given = candidate.expanduser()
+        candidate = beside / given if beside and not given.is_absolute() else given
+        if candidate.is_file():
+            return candidate
+    except (OSError, RuntimeError, ValueError):
+        pass  # no name of a file: too long, of no user, or with a null byte
+    if name in shipped():
+        return shipped()[name]
+    raise _error(str(candidate), f"no such recipe; shipped recipes: {', '.join(shipped())}")
 
 
 def _read(path: Path, chain: tuple[Path, ...]) -> Source:
-    if path.resolve() in chain:
-        raise RecipeError(f"{path}: extends itself: {' -> '.join(p.name for p in (*chain, path))}")
     source = _parse(path)
     base_name = source.data.pop("extends", None)
     if base_name is None:
         return source
     if not isinstance(base_name, str):
         raise source.error(("extends",), "extends: name one recipe file")
-    base = _read(find(base_name, path.parent), (*chain, path.resolve()))
+    try:
+        base_path = find(base_name, path.parent)
+    except RecipeError as error:
+        raise source.error(("extends",), f"extends: {error}") from None
+    chain = (*chain, path.resolve())
+    if base_path.resolve() in chain:
+        raise source.error(("extends",), f"extends itself: {' -> '.join(p.name for p in (*chain, base_path))}")
+    base = _read(base_path, chain)
     _merge(base, (), source.data, source)
     return base
 
@@ -106,24 +127,44 @@ def _at(data: Any, key: Key) -> Any:
 
 
 def _parse(path: Path) -> Source:
-    try:
-        node = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
-    except yaml.MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise RecipeError(f"{path}:{line}: not YAML: {error.problem or error.context}") from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise RecipeError(f"{path}: cannot be read: {str(error).splitlines()[0]}") from None
     source = Source(str(path), {})
+    node = _compose(_text(path), str(path))
     if not isinstance(node, yaml.MappingNode):
-        raise RecipeError(f"{path}:1: a recipe is a mapping with pool, filters and output")
+        raise _error(f"{path}:1", "a recipe is a mapping with pool, filters and output")
     source.data = _construct(node, (), source, 0)
     return source
+
+
+def _text(path: Path) -> str:
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise _error(str(path), f"cannot be read: {error.strerror or error}") from None
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise _error(f"{path}:{line}", f"not UTF-8: {error.reason}; save the file as UTF-8") from None
+
+
+def _compose(text: str, name: str) -> yaml.Node | None:
+    """The one document of a YAML text; raises ``RecipeError``."""
+    try:
+        return yaml.compose(text, Loader=yaml.SafeLoader)
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        raise _error(f"{name}:{line}", f"not YAML: {error.problem or error.context}") from None
+    except yaml.reader.ReaderError as error:
+        line = text.count("\n", 0, error.position) + 1
+        raise _error(f"{name}:{line}", f"not YAML: character {error.character!r} is not allowed") from None
+    except (RecursionError, yaml.YAMLError, ValueError, IndexError):  # the parser's own slips at odd input
+        raise _error(f"{name}:1", "not YAML, or nested too deeply") from None
 
 
 def _construct(node: yaml.Node, key: Key, source: Source, depth: int) -> Any:
     """Plain values from YAML nodes, with the line of each."""
     source.places.setdefault(key, f"{source.name}:{node.start_mark.line + 1}")
-    if depth > _DEPTH:
+    if depth > _DEPTH or len(source.places) > _NODES:
         raise source.error(key, "nested too deeply (or an alias that holds itself)")
     if isinstance(node, yaml.MappingNode):
         return _construct_mapping(node, key, source, depth)
@@ -139,7 +180,7 @@ def _construct_mapping(node: yaml.MappingNode, key: Key, source: Source, depth: 
         name = name_node.value if isinstance(name_node, yaml.ScalarNode) else str(name_node.tag)
         place = f"{source.name}:{name_node.start_mark.line + 1}"
         if name in found:
-            raise RecipeError(f"{place}: {name} is written twice")
+            raise _error(place, f"{name} is written twice")
         source.places[(*key, name)] = place
         found[name] = _construct(value_node, (*key, name), source, depth + 1)
     return found
@@ -149,7 +190,7 @@ def _scalar(node: yaml.Node, key: Key, source: Source) -> Any:
     """A scalar as SafeLoader reads it; numbers such as 1e-3 too, which YAML 1.1 takes for text."""
     try:
         value = yaml.SafeLoader("").construct_object(node)
-    except (yaml.YAMLError, ValueError):
+    except (yaml.YAMLError, ValueError, LookupError, AttributeError, TypeError, OverflowError):  # as !!bool x
         raise source.error(key, f"cannot read the value {getattr(node, 'value', '')!r}") from None
     if (
         isinstance(value, str)
@@ -172,38 +213,73 @@ def _expand(text: str, key: Key, source: Source) -> str:
     return _ENV.sub(value, text)
 
 
+def _plain(value: Any, key: Key, source: Source) -> Any:
+    """Python data as YAML would give it; raises ``RecipeError`` for what YAML cannot say."""
+    if len(key) > _DEPTH:
+        raise source.error(key[:1], f"{key[0]}: nested too deeply (or data that holds itself)")
+    if isinstance(value, Mapping):
+        return {str(name): _plain(inner, (*key, str(name)), source) for name, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(inner, (*key, i), source) for i, inner in enumerate(value)]
+    plain = _plain_scalar(value)
+    if value is not None and plain is None:
+        where = ".".join(map(str, key))
+        raise source.error(key, f"{where}: a recipe holds text, numbers, lists and mappings, not {type(value).__name__}")
+    return plain
+
+
+def _plain_scalar(value: Any) -> Any:
+    """A scalar as its plain type: also numpy's numbers, string enums and paths; None for anything else."""
+    value = value.item() if hasattr(value, "item") and not hasattr(value, "__len__") else value
+    if isinstance(value, PurePath):
+        return str(value)
+    casts: tuple[Callable[[Any], Any], ...] = (str, int, float)
+    if isinstance(value, bool | bytes | date):
+        return value
+    return next((cast(value) for cast in casts if isinstance(value, cast)), None)  # type: ignore[arg-type]
+
+
 def _override(source: Source, override: str) -> None:
     """Apply ``a.b.c=value``; a step is named by its ``as:`` or its filter."""
     path, equals, text = override.partition("=")
     place = f"--set {override}"
-    if not equals or not path:
-        raise RecipeError(f"{place}: write key=value, as in --set seed=1")
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError:
-        value = text
+    if not equals or not all(path.split(".")):
+        raise _error(place, "write key=value, as in --set seed=1")
     names = path.split(".")
     target: Any = source.data
     key: list[str | int] = []
     for name in names[:-1]:
         step, target = _enter(target, name, place)
         key += step
-    step = _last(target, names[-1], value, place)
-    source.places[(*key, *step)] = place
+    step = _last(target, names[-1], _value(text, place), place)
+    whole = (*key, *step)
+    source.places = {k: p for k, p in source.places.items() if k[: len(whole)] != whole} | {whole: place}
+
+
+def _value(text: str, place: str) -> Any:
+    """The value of an override: YAML where it is, else the text itself."""
+    try:
+        node = _compose(text, place)
+    except RecipeError:
+        return text
+    if node is None:
+        return None
+    scratch = Source(place, {}, {(): place})
+    value = _construct(node, (), scratch, 0)
+    return text if isinstance(value, dict) and not text.lstrip().startswith("{") else value
 
 
 def _enter(target: Any, name: str, place: str) -> tuple[Key, Any]:
     """Go one name down, making a mapping where there is none; a step's name leads to its settings."""
     if isinstance(target, list):
-        i = _index(target, name, place)
+        i, filter_name = _named_step(target, name, place)
         if not isinstance(target[i], dict):
-            target[i] = {str(target[i]): {}}
-        filter_name = next(iter(target[i]))
+            target[i] = {filter_name: {}}
         if not isinstance(target[i][filter_name], dict):
             target[i][filter_name] = {}
         return (i, filter_name), target[i][filter_name]
     if not isinstance(target, dict):
-        raise RecipeError(f"{place}: there is nothing below {name!r} to set")
+        raise _error(place, f"there is nothing below {name!r} to set")
     if target.get(name) is None:
         target[name] = {}
     return (name,), target[name]
@@ -211,30 +287,34 @@ def _enter(target: Any, name: str, place: str) -> tuple[Key, Any]:
 
 def _last(target: Any, name: str, value: Any, place: str) -> Key:
     if isinstance(target, list):
-        i = _index(target, name, place)
-        target[i] = {next(iter(target[i])) if isinstance(target[i], dict) else target[i]: value}
+        i, filter_name = _named_step(target, name, place)
+        target[i] = {filter_name: value}
         return (i,)
     if not isinstance(target, dict):
-        raise RecipeError(f"{place}: {name!r} cannot be set on {target!r}")
+        raise _error(place, f"{name!r} cannot be set on {target!r}")
     target[name] = value
     return (name,)
 
 
-def _index(steps: list[Any], name: str, place: str) -> int:
-    """Position of a step by number, ``as:`` or filter name."""
-    if name.isdigit() and int(name) < len(steps):
-        return int(name)
+def _named_step(steps: list[Any], name: str, place: str) -> tuple[int, str]:
+    """Position of a step by number, ``as:`` or filter name; and its filter."""
     labels = [_labels(step) for step in steps]
-    hits = [i for i, label in enumerate(labels) if name in label]
-    if len(hits) != 1:
-        what = "several steps are" if hits else "no step is"
-        raise RecipeError(f"{place}: {what} called {name!r}; steps: {', '.join(label[0] for label in labels)}")
-    return hits[0]
+    if name.isascii() and name.isdigit() and int(name[:9]) < len(steps):
+        hits = [int(name[:9])]
+    else:
+        hits = [i for i, label in enumerate(labels) if name in label]
+    if len(hits) != 1 or not labels[hits[0]]:
+        what = "several steps are" if len(hits) > 1 else "no step is"
+        raise _error(place, f"{what} called {name!r}; steps: {', '.join(label[0] for label in labels if label)}")
+    return hits[0], labels[hits[0]][-1]
 
 
 def _labels(step: Any) -> tuple[str, ...]:
-    """What a step may be called: its ``as:`` first, then its filter."""
-    name = next(iter(step), "") if isinstance(step, dict) else step
-    body = step.get(name) if isinstance(step, dict) else None
+    """What a step may be called: its ``as:`` first, its filter last; nothing where it is no step."""
+    if isinstance(step, str):
+        return (step,)
+    if not isinstance(step, dict) or len(step) != 1:
+        return ()
+    ((name, body),) = step.items()
     given = body.get("as") if isinstance(body, dict) else None
-    return (str(given), str(name)) if given else (str(name),)
+    return (str(given), name) if given else (name,)

@@ -8,10 +8,11 @@ import fcntl
 import os
 import platform
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,7 +20,7 @@ import pyarrow as pa
 import yaml
 
 from pairsieve.filters.base import GroupFilter, PoolFilter
-from pairsieve.pipelines import catalog, dataset, recipe_file, tasks
+from pairsieve.pipelines import accounting, catalog, dataset, recipe_file, tasks
 from pairsieve.pipelines.engine import Engine, Needs
 from pairsieve.pipelines.engine_local import LocalEngine
 from pairsieve.pipelines.groups import group
@@ -31,9 +32,11 @@ from pairsieve.pipelines.recipe import check
 from pairsieve.pipelines.shard import Context
 from pairsieve.pipelines.store import Store
 from pairsieve.pipelines.subset import write_subset
-from pairsieve.schemas.errors import AccountingError, MissingExtraError, RunBusyError
+from pairsieve.schemas.errors import MissingExtraError, RunBusyError, UserError
+from pairsieve.schemas.run import DatasetFile, PoolRecord, RunManifest, StepRecord
 
 EngineName = Literal["auto", "local", "ray"]
+PACKAGES = ("pairsieve", "pyarrow", "duckdb", "numpy")
 LARGE_POOL = 5_000_000
 """Candidates from which ``--engine auto`` takes Ray."""
 
@@ -105,12 +108,14 @@ def run(
     """
     pool, plan, source = load(recipe, overrides)
     store = Store(str(out))
+    if engine == "local" and ray_address is not None:
+        raise UserError(f"--ray-address {ray_address} goes with --engine ray, not local")
     with _locked(store):
         store.clean()
         store.remove(catalog.CATALOG)
         runner = Runner(store, pool, plan, progress or Silent())
-        with _engine(engine, store, plan, ray_address, workers) as chosen:
-            return runner.run(chosen, source)
+        with Engines(engine, store, ray_address, workers) as engines:
+            return runner.run(engines, source)
 
 
 class Runner:
@@ -122,10 +127,11 @@ class Runner:
         self.context = Context(store, plan, pool)
         self.shards: list[PoolShard] = []
 
-    def run(self, engine: Engine, source: recipe_file.Source) -> Result:
+    def run(self, engines: "Engines", source: recipe_file.Source) -> Result:
         """All of it, in order."""
-        self.engine = engine
+        self.engine = engines.for_ingest()
         self._ingest()
+        self.engine = engines.for_passes(self.plan, self.rows)
         self._write_run_file(source)
         for steps in self.plan.passes:
             self._pass(steps)
@@ -194,9 +200,7 @@ class Runner:
         tallies = self._map(tasks.Verdicts(self.context), Needs(), "verdicts", lambda tally: int(tally.kept))
         self._remove_stale("verdicts", {f"{shard.index:05d}.parquet" for shard in self.shards})
         tally = tasks.total(tallies)
-        dropped = sum(tally.dropped.values())
-        if tally.rows != self.rows or tally.kept + dropped != self.rows:
-            raise AccountingError(f"kept {tally.kept:,} + dropped {dropped:,} is not the pool of {self.rows:,}")
+        accounting.check(self.store, self.shards, tally)
         return tally
 
     def _outputs(self, tally: tasks.Tally) -> None:
@@ -215,12 +219,12 @@ class Runner:
             run for found in self._map(dataset.Spill(self.context, types), Needs(), "dataset: sort") for run in found
         ]
         files = dataset.cut(self.store, runs, output.dataset.rows_per_file, output.dataset.file_bytes)
-        entries = []
+        entries: list[DatasetFile] = []
         with self.progress.stage("dataset: write", tally.kept) as stage:
             for i, entry in self.engine.map(dataset.Assemble(self.store, types), files, Needs(), "dataset"):
                 entries.append(entry)
                 stage.advance(sum(rows for _, _, rows in files[i].slices))
-        self._remove_stale("dataset", {entry["file"] for entry in entries})
+        self._remove_stale("dataset", {entry.file for entry in entries})
         dataset.write_manifest(self.store, fingerprint, self.plan, entries)
 
     def _remove_stale(self, folder: str, wanted: set[str]) -> None:
@@ -239,19 +243,20 @@ class Runner:
         return dataset.digest(repr((parts, pool, types)))
 
     def _write_run_file(self, source: recipe_file.Source) -> None:
-        content = {
-            "recipe": source.data,
-            "seed": self.plan.recipe.seed,
-            "versions": {name: version(name) for name in ("pairsieve", "pyarrow", "duckdb", "numpy")}
-            | {"python": platform.python_version()},
-            "pool": {"rows": self.rows, "shards": len(self.shards)},
-            "steps": [
-                {"id": step.id, "filter": step.name, "fingerprint": step.fingerprint}
-                | ({"settled": _plain(self.context.settled[step.id])} if step.id in self.context.settled else {})
-                for step in self.plan.steps
-            ],
-        }
-        self.store.write("run.yaml", yaml.safe_dump(content, sort_keys=False, allow_unicode=True).encode())
+        content = RunManifest(
+            recipe=source.data,
+            seed=self.plan.recipe.seed,
+            versions={name: version(name) for name in PACKAGES} | {"python": platform.python_version()},
+            pool=PoolRecord(rows=self.rows, shards=len(self.shards)),
+            steps=tuple(self._step_record(step) for step in self.plan.steps),
+        )
+        text = yaml.safe_dump(content.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+        self.store.write("run.yaml", text.encode())
+
+    def _step_record(self, step: Step) -> StepRecord:
+        settled = self.context.settled.get(step.id)
+        plain = None if settled is None else _plain(settled)
+        return StepRecord(id=step.id, filter=step.name, fingerprint=step.fingerprint, settled=plain)
 
 
 def _plain(settled: Mapping[str, Any]) -> dict[str, Any]:
@@ -269,28 +274,47 @@ def _needs(steps: Sequence[Step]) -> Needs:
     )
 
 
-@contextmanager
-def _engine(
-    name: EngineName, store: Store, plan: Plan, ray_address: str | None, workers: int | None
-) -> Iterator[Engine]:
-    engine = make_engine(name, store, plan, ray_address, workers)
-    try:
-        yield engine
-    finally:
-        engine.close()
+class Engines(ExitStack):
+    """Chooses the engine of a run, and closes what it opened.
 
+    ``auto`` is this machine, unless there is an address, a step that needs a GPU of its own, or
+    (known after ingest) a pool of ``LARGE_POOL`` candidates and Ray installed.
+    """
 
-def make_engine(name: EngineName, store: Store, plan: Plan, ray_address: str | None, workers: int | None) -> Engine:
-    """``auto`` takes Ray for an address or a step that needs a GPU of its own, else this machine."""
-    needs_gpu = any(step.filter.resources().gpus for step in plan.steps)
-    if name == "local" or (name == "auto" and ray_address is None and not needs_gpu):
-        return LocalEngine(workers)
-    try:
-        from pairsieve.pipelines.engine_ray import RayEngine
+    def __init__(self, name: EngineName, store: Store, ray_address: str | None, workers: int | None) -> None:
+        """Start nothing yet."""
+        super().__init__()
+        self._name: EngineName = "ray" if name == "auto" and ray_address is not None else name
+        self._store, self._address, self._workers = store, ray_address, workers
+        self._local: LocalEngine | None = None
+        self._ray: Engine | None = None
 
-        return RayEngine(store, ray_address, workers)
-    except ImportError:
-        raise MissingExtraError("--engine ray needs Ray: pip install 'pairsieve[ray]'") from None
+    def for_ingest(self) -> Engine:
+        """Before the size of the pool is known."""
+        return self._start_ray() if self._name == "ray" else self._start_local()
+
+    def for_passes(self, plan: Plan, rows: int) -> Engine:
+        """With the size known."""
+        needs_gpu = any(step.filter.resources().gpus for step in plan.steps)
+        is_large = rows >= LARGE_POOL and find_spec("ray") is not None
+        is_ray = self._name == "ray" or (self._name == "auto" and (needs_gpu or is_large))
+        return self._start_ray() if is_ray else self._start_local()
+
+    def _start_local(self) -> Engine:
+        if self._local is None:
+            self._local = LocalEngine(self._workers)
+            self.callback(self._local.close)
+        return self._local
+
+    def _start_ray(self) -> Engine:
+        if find_spec("ray") is None:
+            raise MissingExtraError("--engine ray needs Ray: pip install 'pairsieve[ray]'")
+        if self._ray is None:
+            from pairsieve.pipelines.engine_ray import RayEngine
+
+            self._ray = RayEngine(self._store, self._address, self._workers)
+            self.callback(self._ray.close)
+        return self._ray
 
 
 @contextmanager

@@ -7,6 +7,7 @@ no reader sees before it is finished.
 
 import json
 import os
+import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -23,6 +24,7 @@ from pairsieve.schemas.errors import PoolError
 
 TEMPORARY = ".tmp"
 """Suffix of unfinished files; no glob of a run matches it."""
+_ATTEMPT = re.compile(r"\.[0-9a-f]{32}\.tmp$")
 
 
 def filesystem(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
@@ -34,13 +36,18 @@ def filesystem(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
     return fs, str(path)
 
 
+def is_local(fs: fsspec.AbstractFileSystem) -> bool:
+    """Whether paths of a filesystem are files of this machine."""
+    return isinstance(fs, fsspec.implementations.local.LocalFileSystem)
+
+
 class Store:
     """Files of one run, named by their path relative to its root."""
 
     def __init__(self, root: str) -> None:
         """Open a root that may not exist yet."""
         self.fs, base = filesystem(root)
-        self.local = isinstance(self.fs, fsspec.implementations.local.LocalFileSystem)
+        self.local = is_local(self.fs)
         self.base = str(Path(base).resolve()) if self.local else base.rstrip("/")
         self.root = self.base if self.local else root.rstrip("/")
 
@@ -105,8 +112,7 @@ class Store:
                 file.flush()
                 os.fsync(file.fileno())
             if exclusive:
-                with suppress(FileExistsError):
-                    os.link(attempt, target)
+                _link(attempt, target)
             else:
                 attempt.replace(target)
         finally:
@@ -137,13 +143,25 @@ class Store:
         """Remove what killed attempts left behind; only while no other process works in the run."""
         if self.local:
             for left in Path(self.base).rglob(f"*{TEMPORARY}"):
-                left.unlink(missing_ok=True)
+                if _ATTEMPT.search(left.name):  # the user's own *.tmp files stay
+                    left.unlink(missing_ok=True)
         self.remove("_work")
+
+
+def _link(attempt: Path, target: Path) -> None:
+    """Give a file its name unless there is one of that name."""
+    try:
+        os.link(attempt, target)
+    except FileExistsError:
+        pass
+    except OSError:  # a filesystem without links: the content is the same whoever wins
+        if not target.exists():
+            attempt.replace(target)
 
 
 def open_parquet(fs: fsspec.AbstractFileSystem, path: str) -> pq.ParquetFile:
     """Open a Parquet file of any filesystem."""
-    if isinstance(fs, fsspec.implementations.local.LocalFileSystem):
+    if is_local(fs):
         return pq.ParquetFile(path, memory_map=True)
     arrow = pafs.PyFileSystem(pafs.FSSpecHandler(fs))
     return pq.ParquetFile(path, filesystem=arrow, pre_buffer=True)

@@ -7,10 +7,13 @@ import json
 import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import IO, Any
+from typing import IO, Any, Self
 
 MAX_TEXT = 16_777_216
 """Longer captions and JSON members are not read; the pair gets a reason."""
+MAX_NAME = 1_048_576
+"""Longer headers (PAX records, GNU long names) do not belong to any honest tar."""
+_NAMES = (tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK, tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE)
 
 
 @dataclass
@@ -24,31 +27,57 @@ class Sample:
     json: str | None = None
     reason: str | None = None
     fields: dict[str, Any] = field(default_factory=dict)
+    endings: set[str] = field(default_factory=set)
+
+
+class _Member(tarfile.TarInfo):
+    """A member whose header claims nothing that would keep a reader busy for ever."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
+        """Parse one header block."""
+        found = super().frombuf(buf, encoding, errors)
+        if found.size < 0 or (found.type in _NAMES and found.size > MAX_NAME):
+            raise tarfile.ReadError(f"a header of {found.size:,} bytes")
+        return found
 
 
 def index(file: IO[bytes], image_ext: tuple[str, ...], text_ext: str, json_ext: str) -> Iterator[Sample]:
     """The samples in the order of the tar; raises ``tarfile.TarError`` for a broken or truncated one."""
     current: Sample | None = None
-    with tarfile.open(fileobj=file, mode="r:") as tar:
-        for member in tar:
-            if not member.isreg() or member.sparse is not None:
-                continue
+    with tarfile.open(fileobj=file, mode="r:", tarinfo=_Member) as tar:
+        for member in _forward(tar):
             key, ending = _split(member.name)
-            if current is None or current.key != key:
+            if not member.isreg() or member.sparse is not None or not key or not ending:
+                continue
+            if current is None or current.key != key or ending in current.endings:
                 if current is not None:
                     yield current
                 current = Sample(key)
+            current.endings.add(ending)
             _take(current, member, tar, ending, image_ext, text_ext, json_ext)
-    _check_whole(file, tar)
+        end = tar.offset
+    _check_whole(file, end)
     if current is not None:
         yield current
 
 
+def _forward(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
+    """The members; a PAX record may claim a size that leads back to an earlier one."""
+    last = -1
+    for member in tar:
+        if member.offset <= last or member.size < 0:
+            raise tarfile.ReadError("members overlap")
+        last = member.offset
+        yield member
+
+
 def _split(name: str) -> tuple[str, str]:
-    """WebDataset's rule: the key ends at the first dot of the base name."""
+    """WebDataset's rule: the key ends at the first dot of the base name; without key or ending it is no sample."""
     folder, slash, base = name.rpartition("/")
     stem, _, ending = base.partition(".")
-    return f"{folder}{slash}{stem}", ending.lower()
+    text = f"{folder}{slash}{stem}" if stem else ""
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace"), ending.lower()
 
 
 def _take(
@@ -83,9 +112,13 @@ def _fields(text: str) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _check_whole(file: IO[bytes], tar: tarfile.TarFile) -> None:
-    """A tar whose last member is cut off ends without complaint; its length tells."""
-    members = tar.getmembers()
-    file.seek(0, 2)
-    if members and members[-1].offset_data + members[-1].size > file.tell():
-        raise tarfile.ReadError("the last member is cut off")
+def _check_whole(file: IO[bytes], end: int) -> None:
+    """``tarfile`` stops without complaint at a broken header or a cut; only the end mark says that all was read."""
+    file.seek(end)
+    mark = file.read(tarfile.BLOCKSIZE)
+    if len(mark) < tarfile.BLOCKSIZE:
+        raise tarfile.ReadError("it is cut off: the end mark is missing")
+    while mark:
+        if mark.count(0) != len(mark):
+            raise tarfile.ReadError(f"no header at byte {end:,}, though data follow")
+        mark = file.read(1_048_576)

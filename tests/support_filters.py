@@ -1,4 +1,4 @@
-"""Filters of a user's own, for tests: ``support_filters:Class`` in a recipe."""
+"""Filters of a user's own, for tests: ``tests.support_filters:Class`` in a recipe."""
 
 import os
 import signal

@@ -6,7 +6,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from support import numbered_rows, recipe, write_csv
+
+from tests.support import numbered_rows, recipe, write_csv
 
 GOOD = """\
 pool:

@@ -5,12 +5,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support import digests, numbered_rows, recipe, write_csv
 
 from pairsieve.pipelines.demo_pool import build_pool, write_url_list
 from pairsieve.pipelines.demo_server import serve
 from pairsieve.pipelines.run import Result, run
 from pairsieve.schemas.errors import ShardError
+from tests.support import digests, numbered_rows, recipe, write_csv
 
 RUNS = {"one worker": ("local", 1), "two workers": ("local", 2), "ray": ("ray", 2)}
 
@@ -19,7 +19,7 @@ RUNS = {"one worker": ("local", 1), "two workers": ("local", 2), "ray": ("ray", 
 def _workers_find_tests() -> Iterator[None]:
     """Ray's workers import the tests' filters by name."""
     before = os.environ.get("PYTHONPATH")
-    os.environ["PYTHONPATH"] = str(Path(__file__).parents[1])
+    os.environ["PYTHONPATH"] = str(Path(__file__).parents[2])
     yield
     os.environ.pop("PYTHONPATH") if before is None else os.environ.update(PYTHONPATH=before)
 
@@ -83,6 +83,6 @@ def test_ray_sets_a_broken_shard_aside(tmp_path: Path, how: str, says: str) -> N
     pool = write_csv(tmp_path / "list.csv", numbered_rows(350))
     fragile = {"at": "a picture of thing number 151", "how": how, "mended": str(tmp_path / "mended")}
     with pytest.raises(ShardError, match=f"shard 00001 failed: {says}"):
-        run(recipe(pool, {"support_filters:Fragile": fragile}), tmp_path / "run", engine="ray", workers=2)
+        run(recipe(pool, {"tests.support_filters:Fragile": fragile}), tmp_path / "run", engine="ray", workers=2)
     found = sorted(p.name for p in (tmp_path / "run" / "scores" / "Fragile").glob("*.parquet"))
     assert found == ["00000.parquet", "00002.parquet", "00003.parquet"]

@@ -14,11 +14,11 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from support import digests, kept_texts, numbered_rows, recipe, write_csv
 
 from pairsieve.pipelines.run import run
 from pairsieve.schemas import uid
 from pairsieve.schemas.errors import PairsieveError, RunBusyError, ShardError
+from tests.support import digests, kept_texts, numbered_rows, recipe, write_csv
 
 STEPS = [{"caption_words": {"least": 2}}, {"exact_duplicates": {}}, {"clip_score": {"column": "score", "top": 0.4}}]
 
@@ -74,7 +74,7 @@ def test_top_takes_survivors_or_pool(pool: Path, tmp_path: Path) -> None:
 def test_measures_each_pair_once(pool: Path, tmp_path: Path) -> None:
     """A second run measures nothing, a looser threshold before the step only the newcomers."""
     log = tmp_path / "log"
-    step = {"support_filters:TextLength": {"log": str(log)}}
+    step = {"tests.support_filters:TextLength": {"log": str(log)}}
     run(recipe(pool, {"caption_words": {"least": 2}}, step), tmp_path / "run", workers=1)
     first = logged(log)
     assert len(first) == len(set(first)) == 280
@@ -87,7 +87,7 @@ def test_measures_each_pair_once(pool: Path, tmp_path: Path) -> None:
 
 def test_looser_threshold_equals_a_fresh_run(pool: Path, tmp_path: Path) -> None:
     """Verdicts, subset and dataset after an edited threshold are those of a fresh run."""
-    step = {"support_filters:TextLength": {"log": str(tmp_path / "log"), "least": 3}}
+    step = {"tests.support_filters:TextLength": {"log": str(tmp_path / "log"), "least": 3}}
     run(recipe(pool, {"caption_words": {"least": 2}}, step), tmp_path / "edited")
     loose = recipe(pool, {"caption_words": {"least": 1}}, {**step})
     run(loose, tmp_path / "edited")
@@ -101,14 +101,14 @@ def test_looser_threshold_equals_a_fresh_run(pool: Path, tmp_path: Path) -> None
 def test_scoring_setting_measures_again(pool: Path, tmp_path: Path) -> None:
     """Another scoring setting makes the stored scores stale."""
     for log in (tmp_path / "one", tmp_path / "two"):
-        run(recipe(pool, {"support_filters:TextLength": {"log": str(log)}}), tmp_path / "run", workers=1)
+        run(recipe(pool, {"tests.support_filters:TextLength": {"log": str(log)}}), tmp_path / "run", workers=1)
     assert len(logged(tmp_path / "two")) == 350
 
 
 def test_changed_pool_measures_again(pool: Path, tmp_path: Path) -> None:
     """Only the shards whose pairs changed are measured again."""
     log = tmp_path / "log"
-    steps = {"support_filters:TextLength": {"log": str(log)}}
+    steps = {"tests.support_filters:TextLength": {"log": str(log)}}
     run(recipe(pool, steps), tmp_path / "run", workers=1)
     rows = numbered_rows(350)
     rows[320]["text"] = "another caption"
@@ -194,7 +194,7 @@ def test_broken_shard_does_not_stop_the_others(pool: Path, tmp_path: Path) -> No
     """The failed shard is named, the others are done, and after mending only it is measured."""
     log, mended = tmp_path / "log", tmp_path / "mended"
     fragile = {"at": "a picture of thing number 151", "how": "raise", "mended": str(mended)}
-    steps = [{"support_filters:TextLength": {"log": str(log)}}, {"support_filters:Fragile": fragile}]
+    steps = [{"tests.support_filters:TextLength": {"log": str(log)}}, {"tests.support_filters:Fragile": fragile}]
     with pytest.raises(ShardError, match=r"shard 00001 failed: ValueError: this caption is too much"):
         run(recipe(pool, *steps), tmp_path / "run", workers=1)
     done = logged(log)
@@ -207,7 +207,7 @@ def test_worker_that_dies_is_set_aside(pool: Path, tmp_path: Path) -> None:
     """A shard that kills its worker three times is named; all others are done."""
     fragile = {"at": "a picture of thing number 151", "how": "kill", "mended": str(tmp_path / "mended")}
     with pytest.raises(ShardError, match="shard 00001 failed: killed its worker 3 times"):
-        run(recipe(pool, {"support_filters:Fragile": fragile}), tmp_path / "run", workers=2)
+        run(recipe(pool, {"tests.support_filters:Fragile": fragile}), tmp_path / "run", workers=2)
     found = sorted(p.name for p in (tmp_path / "run" / "scores" / "Fragile").glob("*.parquet"))
     assert found == ["00000.parquet", "00002.parquet", "00003.parquet"]
 
@@ -219,12 +219,12 @@ def test_worker_that_dies_is_set_aside(pool: Path, tmp_path: Path) -> None:
 def test_filter_that_breaks_the_contract_is_named(pool: Path, tmp_path: Path, name: str, says: str) -> None:
     """A filter of the user's that returns the wrong thing gives one line that says which and what."""
     with pytest.raises(PairsieveError, match=says):
-        run(recipe(pool, f"support_filters:{name}"), tmp_path / "run", workers=1)
+        run(recipe(pool, f"tests.support_filters:{name}"), tmp_path / "run", workers=1)
 
 
 def test_directory_in_use_is_refused(pool: Path, tmp_path: Path) -> None:
     """A second process on one directory is turned away with a line."""
-    made = json.dumps(recipe(pool, "support_filters:Slow"))
+    made = json.dumps(recipe(pool, "tests.support_filters:Slow"))
     code = f"import json, pairsieve; pairsieve.run(json.loads({made!r}), {str(tmp_path / 'run')!r}, workers=1)"
     other = subprocess.Popen([sys.executable, "-c", code], env=_environment())
     try:
@@ -240,7 +240,7 @@ def test_directory_in_use_is_refused(pool: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("workers", [1, 2])
 def test_stopped_run_resumes(pool: Path, tmp_path: Path, how: signal.Signals, workers: int) -> None:
     """A run stopped in the middle by Ctrl-C or kill -9 continues to the bytes of an uninterrupted one."""
-    made = recipe(pool, "support_filters:Slow", *STEPS)
+    made = recipe(pool, "tests.support_filters:Slow", *STEPS)
     file = tmp_path / "recipe.yaml"
     file.write_text(json.dumps(made))
     command = [
@@ -270,7 +270,7 @@ def test_stopped_run_resumes(pool: Path, tmp_path: Path, how: signal.Signals, wo
 
 
 def _environment() -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    return {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
 
 
 def _wait_for(path: Path, process: "subprocess.Popen[Any]") -> None:
