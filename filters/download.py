@@ -63,7 +63,7 @@ class Download(Filter):
         "original_height": pa.int32(),
         "sha256": pa.string(),
     }
-    batch_rows = 1024
+    batch_rows = 2048
 
     image_size: PositiveInt = Field(512, description="target side in pixels")
     resize_mode: ResizeMode = Field(

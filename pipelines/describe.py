@@ -5,6 +5,7 @@ from typing import Any
 from pydantic import BaseModel
 from rich.console import RenderableType
 from rich.table import Table
+from rich.text import Text
 
 from pairsieve.filters.base import AnyFilter, GroupFilter, PoolFilter, scoring_settings
 from pairsieve.filters.load import describe, load, names
@@ -24,7 +25,7 @@ def plan_tables(pool: Pool, plan: Plan) -> list[RenderableType]:
         table.add_column(name, overflow="fold")
     for number, steps in enumerate(plan.passes, 1):
         for k in steps:
-            table.add_row(str(number), *_step_row(plan.steps[k]))
+            table.add_row(*_cells(str(number), *_step_row(plan.steps[k])))
         table.add_section()
     output = plan.recipe.output
     written = [f"dataset/ ({', '.join(dataset_types(plan))})"] if output.dataset is not None else []
@@ -43,6 +44,11 @@ def _step_row(step: Step) -> tuple[str, ...]:
     return step.id, step.name, ", ".join(reads), ", ".join(step.stored), shown, "pool" if step.of_pool else "survivors"
 
 
+def _cells(*values: str) -> list[Text]:
+    """Plain text: rich would take ``[text]`` in an expression or a type for a style."""
+    return [Text(value) for value in values]
+
+
 def kind_of(made: type[AnyFilter]) -> str:
     """Which of the three kinds a filter is."""
     return "group" if issubclass(made, GroupFilter) else "pool" if issubclass(made, PoolFilter) else "pair"
@@ -55,7 +61,7 @@ def filters_table() -> RenderableType:
         table.add_column(column)
     for name in names():
         made = load(name)
-        table.add_row(name, kind_of(made), (made.__doc__ or "").strip().split("\n")[0])
+        table.add_row(*_cells(name, kind_of(made), (made.__doc__ or "").strip().split("\n")[0]))
     return table
 
 
@@ -69,7 +75,7 @@ def filter_page(name: str) -> list[RenderableType]:
     for column in ("name", "type", "default", "role", "what"):
         table.add_column(column, overflow="fold")
     for row in describe(made):
-        table.add_row(*row.values())
+        table.add_row(*_cells(*row.values()))
     lines = [line.removeprefix("    ") for line in (made.__doc__ or "").strip().split("\n")]
     writes = ", ".join(f"{column} {kind}" for column, kind in made.writes.items())
     reads = ", ".join(made.reads)
@@ -121,14 +127,14 @@ def _step_schema(name: str, definitions: dict[str, Any]) -> dict[str, Any]:
         "as": {"type": "string", "pattern": "^[a-z][a-z0-9_]*$", "description": "name of the step"},
         "of": {"enum": ["pool", "survivors"], "description": "pool: measure every pair"},
     }
-    bare = {"type": "string"} if made.shorthand else {"type": "null"}
+    bare = body["properties"][made.shorthand] if made.shorthand else {"type": "null"}
     step = {
         "type": "object",
         "additionalProperties": False,
         "required": [name],
         "properties": {name: {"anyOf": [bare, body]}},
     }
-    return {"anyOf": [{"const": name}, step]}
+    return step if body.get("required") else {"anyOf": [{"const": name}, step]}
 
 
 def _foreign_step() -> dict[str, Any]:

@@ -5,14 +5,17 @@ Nothing but the pool's schema is needed, so a plan is made before any data is re
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
-from pairsieve.filters.base import AnyFilter, GroupFilter, PoolFilter, scoring_settings
+from pydantic import ValidationError
+
+from pairsieve.filters.base import AnyFilter, GroupFilter, PoolFilter, UnknownColumnError, scoring_settings
 from pairsieve.filters.load import load, names, short_name
 from pairsieve.pipelines.recipe_file import Key, Source
 from pairsieve.schemas import columns
@@ -117,7 +120,19 @@ def _visible(pool_types: Mapping[str, pa.DataType], recipe: Recipe, filters: Seq
     for spec, made in zip(recipe.filters, filters, strict=True):
         written |= {name.casefold() for name in _stored_names(spec, made, pool_types).values()}
     fixed = ("url", "text", columns.IMAGE)
-    return {f"source_{n}" if n.casefold() in written and n not in fixed else n: n for n in pool_types}
+    found = {n: n for n in pool_types if n.casefold() not in written or n in fixed}
+    for stored in pool_types:
+        if stored not in found.values():
+            found[_free(f"source_{stored}", found, written)] = stored
+    return {seen: found[seen] for seen in sorted(found, key=lambda seen: list(pool_types).index(found[seen]))}
+
+
+def _free(name: str, taken: Mapping[str, str], written: Set[str]) -> str:
+    """The name, with more of its prefix where a column is called so already."""
+    used = {n.casefold() for n in taken} | written
+    while name.casefold() in used:
+        name = f"source_{name}"
+    return name
 
 
 def _stored_names(spec: StepSpec, made: AnyFilter, available: Mapping[str, pa.DataType]) -> dict[str, str]:
@@ -136,7 +151,7 @@ def _step(
     fingerprints: Mapping[str, str],
     before: Sequence[Step],
 ) -> Step:
-    step_id = _id(source, key, spec, made, before)
+    step_id = _id(source, key, spec, made, available, before)
     try:
         reads = made.inputs(available)
         _require(reads, available, step_id)
@@ -144,23 +159,32 @@ def _step(
         keep_reads = made.keep_inputs(available)
         writes = _writes(spec, made, available)
         _refuse_heavy(keep_reads, available)
-    except (ValueError, UserError) as error:
+        fingerprint = _fingerprint(made, {name: fingerprints.get(name, "pool") for name in reads})
+    except UnknownColumnError as error:
+        raise source.error(key, f"{step_id}: {error}{_who_writes(error.column)}") from None
+    except (ValueError, UserError, OSError) as error:
         raise source.error(key, f"{step_id}: {error}") from None
     _require_whole_pool(source, key, spec, step_id, (*reads, *keep_reads), before)
-    fingerprint = _fingerprint(made, {name: fingerprints.get(name, "pool") for name in reads})
     keys = _keys(made, writes, available)
     return Step(step_id, spec.filter, made, spec.of == "pool", reads, keep_reads, writes, keys, fingerprint)
 
 
-def _id(source: Source, key: Key, spec: StepSpec, made: AnyFilter, before: Sequence[Step]) -> str:
+def _id(
+    source: Source,
+    key: Key,
+    spec: StepSpec,
+    made: AnyFilter,
+    available: Mapping[str, pa.DataType],
+    before: Sequence[Step],
+) -> str:
     """``as:``, or the filter's name; a filter that stores nothing may appear again, numbered."""
     taken = {step.id for step in before}
     wanted = spec.id or short_name(spec.filter)
     if wanted in RESERVED_IDS:
-        raise source.error(key, f"as: {wanted!r} is a name of pairsieve's own; choose another")
+        raise source.error((*key, "as"), f"as: {wanted!r} is a name of pairsieve's own; choose another")
     if wanted not in taken:
         return wanted
-    if spec.id is None and not made.writes:
+    if spec.id is None and not made.outputs(available):
         return next(f"{wanted}_{n}" for n in range(2, len(taken) + 3) if f"{wanted}_{n}" not in taken)
     raise source.error(key, f"{wanted}: a step above has this name; give one of them 'as: NAME'")
 
@@ -190,9 +214,25 @@ def _keys(
 def _require(reads: Sequence[str], available: Mapping[str, pa.DataType], step_id: str) -> None:
     for name in reads:
         if name not in available:
-            writers = [f for f in names() if name in load(f).writes]
-            help_ = f"put '- {writers[0]}' above it" if writers else f"columns here: {', '.join(sorted(available))}"
-            raise ValueError(f"reads {name!r}, which neither the pool nor a step above gives; {help_}")
+            near = get_close_matches(name, available, n=1)
+            meant = f"did you mean {near[0]!r}?" if near else f"columns here: {', '.join(sorted(available))}"
+            help_ = _who_writes(name) or f"; {meant}"
+            raise ValueError(f"reads {name!r}, which neither the pool nor a step above gives{help_}")
+
+
+def _who_writes(column: str) -> str:
+    """``; put '- name' above it`` where a filter of ours writes the column, else nothing."""
+    found = next((name for name in names() if column in _usual_outputs(name)), None)
+    return f"; put '- {found}' above it" if found else ""
+
+
+def _usual_outputs(name: str) -> Mapping[str, pa.DataType]:
+    """What a filter writes by its class, or with default settings where it has such."""
+    kind = load(name)
+    try:
+        return dict(kind.writes) or kind().outputs({})
+    except ValidationError:
+        return {}
 
 
 def _refuse_heavy(reads: Sequence[str], available: Mapping[str, pa.DataType]) -> None:
@@ -226,7 +266,7 @@ def _fingerprint(made: AnyFilter, reads: Mapping[str, str]) -> str:
         "filter": f"{kind.__module__}:{kind.__qualname__}",
         "version": kind.version,
         "settings": scoring_settings(made),
-        "files": {Path(name).name: _digest_file(name) for name in made.files()},
+        "files": [(Path(name).name, _digest_file(name)) for name in made.files()],
         "reads": dict(reads),
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]
@@ -249,6 +289,7 @@ def _passes(steps: Sequence[Step]) -> tuple[range, ...]:
 
 def _check_output(source: Source, recipe: Recipe, available: Mapping[str, pa.DataType]) -> None:
     wanted = recipe.output.dataset.columns if recipe.output.dataset else None
-    for name in wanted or ():
+    for i, name in enumerate(wanted or ()):
         if name not in available:
-            raise source.error(("output", "dataset", "columns"), f"output.dataset.columns: no column {name!r}")
+            error = UnknownColumnError(name, available)
+            raise source.error(("output", "dataset", "columns", i), f"output.dataset.columns: {error}")

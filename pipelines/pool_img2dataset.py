@@ -103,7 +103,7 @@ class Img2dataset(Pool):
         return found.set_column(2, "reason", reason)
 
     def _read(self, path: str) -> tuple[pa.Table, pa.Array | None]:
-        """The light columns of a shard in the types of the first, and where it holds an image if it holds them itself."""
+        """A shard's light columns in the types of the first; and which rows have an image, if it holds them itself."""
         with open_source(self.fs, path) as file:
             self._check(file.schema_arrow.names, path)
             names = [n for n in self.source_types if n != self.image_col]

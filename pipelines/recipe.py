@@ -58,7 +58,8 @@ def _message(model: type[BaseModel], bad: Mapping[str, Any], label: str) -> str:
         return f"{where}: is missing; write it"
     text = str(bad["msg"]).removeprefix("Value error, ")
     given = "" if isinstance(bad["input"], Mapping | list | BaseModel) else f", not {bad['input']!r}"
-    return f"{where}: {text[:1].lower()}{text[1:]}{given}"
+    quote = "; put it in quotes" if bad["type"] == "string_type" and given and bad["input"] is not None else ""
+    return f"{where}: {text[:1].lower()}{text[1:]}{given}{quote}"
 
 
 def _pool(source: Source) -> tuple[str, BaseModel]:
@@ -68,7 +69,7 @@ def _pool(source: Source) -> tuple[str, BaseModel]:
     ((kind, settings),) = pool.items()
     if kind not in POOLS:
         raise source.error(("pool", kind), f"pool: no kind {kind!r}; {hint(kind, POOLS)}")
-    settings = {"path": settings} if isinstance(settings, str) else settings or {}
+    settings = {"path": settings} if isinstance(settings, str) else {} if settings is None else settings
     return kind, validated(POOLS[kind], settings, source, ("pool", kind), f"pool.{kind}")
 
 

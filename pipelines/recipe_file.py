@@ -224,7 +224,9 @@ def _plain(value: Any, key: Key, source: Source) -> Any:
     plain = _plain_scalar(value)
     if value is not None and plain is None:
         where = ".".join(map(str, key))
-        raise source.error(key, f"{where}: a recipe holds text, numbers, lists and mappings, not {type(value).__name__}")
+        raise source.error(
+            key, f"{where}: a recipe holds text, numbers, lists and mappings, not {type(value).__name__}"
+        )
     return plain
 
 

@@ -22,7 +22,7 @@ import fsspec
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pairsieve.pipelines.store import is_local, open_parquet
+from pairsieve.pipelines.store import open_parquet
 from pairsieve.schemas.errors import PoolError
 
 BATCH = 65_536
@@ -96,6 +96,8 @@ def types_of(fs: fsspec.AbstractFileSystem, path: str, kind: str) -> dict[str, p
             names, rows = _csv_rows(lines, kind, path)
             head = [row for row in islice(rows, SAMPLE) if row is not None]
             found = {name: _csv_type([row[i] for row in head]) for i, name in enumerate(names)}
+    if not found:
+        raise PoolError(f"{path}: is empty: no header and no row; leave this file out")
     if len(found) > MAX_COLUMNS:
         raise PoolError(f"{path}: more than {MAX_COLUMNS:,} columns; is it a list of pairs?")
     return found
@@ -114,6 +116,8 @@ def read(fs: fsspec.AbstractFileSystem, path: str, kind: str, types: Types) -> I
             yield from _pieces(rows, types, lambda values, kind: strings(values))
         else:
             names, found = _csv_rows(lines, kind, path)
+            if not names:  # not even a header, as Spark leaves empty parts
+                return
             check_columns(names, types, path)
             places = [names.index(name) for name in types]
             yield from _pieces(([row[i] for i in places] if row else row for row in found), types, _csv_values)
@@ -177,8 +181,8 @@ class Lines:
 def _csv_rows(lines: Lines, kind: str, path: str) -> tuple[list[str], Iterator[list[str | None] | None]]:
     """The header and the rows; None for a row that cannot be read or has not as many fields as the header."""
     csv.field_size_limit(MAX_LINE)
-    # a line that is too long becomes one that a strict reader refuses
-    reader = csv.reader((line if line is not None else '""x\n' for line in lines), strict=True, **_dialect(kind))
+    # map, not a generator: after the last line there may be lines that were given back
+    reader = csv.reader(map(_refusable, lines), strict=True, **_dialect(kind))
     try:
         names = next(reader, [])
     except csv.Error as error:
@@ -186,6 +190,11 @@ def _csv_rows(lines: Lines, kind: str, path: str) -> tuple[list[str], Iterator[l
     if twice := {name for name in names if names.count(name) > 1}:
         raise PoolError(f"{path}: two columns called {sorted(twice)[0]!r}; rename one")
     return names, _csv_body(reader, lines, len(names), kind)
+
+
+def _refusable(line: str | None) -> str:
+    """A line that is too long becomes one that a strict reader refuses."""
+    return '""x\n' if line is None else line
 
 
 def _dialect(kind: str) -> dict[str, Any]:
@@ -299,7 +308,9 @@ def _csv_type(values: Sequence[str | None]) -> pa.DataType:
         return pa.int64()
     # many digits are an identity, not a number: they would not come back
     if pc.all(
-        pc.match_substring_regex(given, r"^[+-]?([0-9]|[1-9][0-9]{0,14})?(\.[0-9]*)?([eE][+-]?[0-9]+)?$")
+        pc.match_substring_regex(
+            given, r"^[+-]?([0-9]|[1-9][0-9]{0,14})?(\.[0-9]*)?([eE][+-]?[0-9]+)?$|^nan$|^NaN$|^-?inf$"
+        )
     ).as_py():
         with suppress(pa.ArrowInvalid):
             given.cast(pa.float64())
@@ -433,9 +444,10 @@ def _text(fs: fsspec.AbstractFileSystem, path: str) -> Iterator[Lines]:
     packing = path.rsplit(".", 1)[-1].lower()
     try:
         with ExitStack() as stack:
-            file = stack.enter_context(open(path, "rb") if is_local(fs) else fs.open(path, "rb"))  # noqa: PTH123 (fsspec's path)
+            file = stack.enter_context(fs.open(path, "rb"))
             if packing in _OPENERS:
-                file = io.BufferedReader(stack.enter_context(_OPENERS[packing](file)), 1_048_576)
-            yield Lines(io.TextIOWrapper(file, encoding="utf-8-sig", errors="replace", newline=""))
+                file = stack.enter_context(_OPENERS[packing](file))
+            buffered = io.BufferedReader(file, 1_048_576)
+            yield Lines(io.TextIOWrapper(buffered, encoding="utf-8-sig", errors="replace", newline=""))
     except (OSError, EOFError, zlib.error, lzma.LZMAError, pa.ArrowException) as error:
         raise PoolError(f"{path}: cannot be read: {first_line(error)}; fetch it again, or leave it out") from None

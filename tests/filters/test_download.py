@@ -161,7 +161,7 @@ def test_skip_reencode_stores_the_file_as_sent(site: Site) -> None:
     [
         {"allow_addresses": ["127.0.0.1/8"]},
         {"allow_addresses": ["localhost"]},
-        {"encode_format": "png"},
+        {"encode_format": "png", "encode_quality": 95},
         {"encode_quality": 101},
         {"resize_mode": "stretch"},
         {"image_size": 0},
