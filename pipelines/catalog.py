@@ -8,19 +8,22 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import duckdb
 import pyarrow as pa
 
-from pairsieve.pipelines.plan import Plan
 from pairsieve.pipelines.store import Store
 from pairsieve.schemas import columns
 from pairsieve.schemas.errors import QueryError, UserError
 
+if TYPE_CHECKING:  # a query needs no filters, which cost half a second to import
+    from pairsieve.pipelines.plan import Plan
+
 CATALOG = "catalog.duckdb"
 
 
-def write_catalog(store: Store, plan: Plan) -> None:
+def write_catalog(store: Store, plan: "Plan") -> None:
     """Write the catalog file: elsewhere first, since a reader may have the old one open."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / CATALOG
@@ -33,7 +36,7 @@ def write_catalog(store: Store, plan: Plan) -> None:
         store.write(CATALOG, path.read_bytes())
 
 
-def views(store: Store, plan: Plan) -> Iterator[str]:
+def views(store: Store, plan: "Plan") -> Iterator[str]:
     """The statements that make the views; a step that measured nothing gets an empty view of its columns."""
     yield _view("pairs", _files(store, "pairs"), columns.PAIRS)
     yield _view("verdicts", _files(store, "verdicts"), columns.VERDICTS)
@@ -49,7 +52,7 @@ def views(store: Store, plan: Plan) -> Iterator[str]:
         yield _view("dataset", _files(store, "dataset"), None)
 
 
-def _scores(plan: Plan) -> str:
+def _scores(plan: "Plan") -> str:
     """One row per candidate: the pool's light columns, every light score, the verdict."""
     pool = ", ".join(
         f"p.{_quote(stored)} AS {_quote(seen)}" for seen, stored in plan.pool_names.items() if seen != "image"

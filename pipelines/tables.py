@@ -219,8 +219,10 @@ def _mended(record: Sequence[str | None], kind: str) -> list[str]:
     line = record[0]
     with suppress(csv.Error):
         if len(record) == 1 and line is not None:
-            return next(csv.reader([line], **_dialect(kind)), [])
-    return ["", *[""] * MAX_COLUMNS]  # no header is as wide: a bad row
+            row = next(csv.reader([line.rstrip("\r\n") + "\n"], **_dialect(kind)))
+            if not row[-1].endswith("\n"):  # else its quote is still open
+                return row
+    return [""] * (MAX_COLUMNS + 1)  # no header is as wide: a bad row
 
 
 def _json_rows(lines: Lines, path: str, names: Sequence[str]) -> Iterator[list[Any] | None]:
