@@ -216,12 +216,18 @@ class Opened:
 
 def scoring_settings(made: AnyFilter) -> dict[str, Any]:
     """The settings that decide what is measured, as JSON values: the heart of a step's fingerprint."""
-    free = {
-        name
-        for name, field in type(made).model_fields.items()
-        if any(isinstance(mark, ThresholdMark | RuntimeMark) for mark in field.metadata)
-    }
-    return made.model_dump(mode="json", exclude=free)
+    return made.model_dump(mode="json", exclude=_marked(made, ThresholdMark, RuntimeMark))
+
+
+def deciding_settings(made: AnyFilter) -> dict[str, Any]:
+    """The settings that only decide, as JSON values."""
+    return made.model_dump(mode="json", include=_marked(made, ThresholdMark))
+
+
+def _marked(made: AnyFilter, *marks: type) -> set[str]:
+    """Names of the settings that carry one of the marks."""
+    fields = type(made).model_fields.items()
+    return {name for name, field in fields if any(isinstance(mark, marks) for mark in field.metadata)}
 
 
 def require_extra(made: AnyFilter) -> None:

@@ -160,7 +160,7 @@ class ClipScore(PoolFilter):
 def _directory(model: str) -> Path | None:
     """The local directory of a model, where it is one."""
     if model == DEMO:
-        return Path(str(files("pairsieve"))) / "demo_clip"
+        return Path(str(files("pairsieve"))) / "demo-clip"
     path = Path(model).expanduser() if model.startswith("~/") else Path(model)
     return path if "\0" not in model and path.is_dir() else None
 

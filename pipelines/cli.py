@@ -113,6 +113,33 @@ def query(
 
 
 @app.command()
+def why(
+    run_dir: Annotated[str, typer.Argument(help="a finished run", metavar="RUN")],
+    uid: Annotated[str, typer.Argument(help="32 hex characters", metavar="UID")],
+) -> None:
+    """Tell a pair's whole story: every step, its scores, the thresholds in force, the verdict."""
+    from pairsieve.pipelines.provenance import story_page
+    from pairsieve.pipelines.provenance import why as stories
+
+    for story in stories(run_dir, uid):
+        for part in story_page(story):
+            _console().print(part, markup=False)
+
+
+@app.command()
+def diff(
+    one: Annotated[str, typer.Argument(help="a finished run", metavar="RUN_A")],
+    other: Annotated[str, typer.Argument(help="another", metavar="RUN_B")],
+) -> None:
+    """Compare what two runs keep: overlap, and what only one keeps, by the other's verdict."""
+    from pairsieve.pipelines.provenance import diff as compare
+    from pairsieve.pipelines.provenance import diff_page
+
+    for part in diff_page(compare(one, other), one, other):
+        _console().print(part, markup=False)
+
+
+@app.command()
 def filters(name: Annotated[str | None, typer.Argument(help="one filter, in full")] = None) -> None:
     """List the filters, or describe one with its settings."""
     from pairsieve.pipelines.describe import filter_page, filters_table
@@ -176,7 +203,7 @@ def _show(table: pa.Table, kind: str) -> None:
         for row in rows:
             print(json.dumps(row, default=_plain, ensure_ascii=False))
     elif kind == "csv":
-        writer = csv.writer(sys.stdout)
+        writer = csv.writer(sys.stdout, lineterminator="\n")
         writer.writerow(table.column_names)
         writer.writerows([_plain(value) for value in row.values()] for row in rows)
     else:

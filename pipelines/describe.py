@@ -4,6 +4,7 @@ from typing import Any
 
 from pydantic import BaseModel
 from rich.console import RenderableType
+from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
@@ -31,9 +32,9 @@ def plan_tables(pool: Pool, plan: Plan) -> list[RenderableType]:
     written = [f"dataset/ ({', '.join(dataset_types(plan))})"] if output.dataset is not None else []
     written += [output.subset] if output.subset else []
     return [
-        f"pool: {plan.recipe.pool_kind}, {size}; columns: {', '.join(plan.pool_types)}",
+        escape(f"pool: {plan.recipe.pool_kind}, {size}; columns: {', '.join(plan.pool_types)}"),
         table,
-        f"output: {', '.join(written) or 'scores and verdicts only'}; seed {plan.recipe.seed}",
+        escape(f"output: {', '.join(written) or 'scores and verdicts only'}; seed {plan.recipe.seed}"),
     ]
 
 

@@ -19,7 +19,7 @@ from typing import Any, Literal
 import pyarrow as pa
 import yaml
 
-from pairsieve.filters.base import GroupFilter, PoolFilter
+from pairsieve.filters.base import GroupFilter, PoolFilter, deciding_settings
 from pairsieve.pipelines import accounting, catalog, dataset, recipe_file, tasks
 from pairsieve.pipelines.engine import Engine, Needs
 from pairsieve.pipelines.engine_local import LocalEngine
@@ -256,7 +256,8 @@ class Runner:
     def _step_record(self, step: Step) -> StepRecord:
         settled = self.context.settled.get(step.id)
         plain = None if settled is None else _plain(settled)
-        return StepRecord(id=step.id, filter=step.name, fingerprint=step.fingerprint, settled=plain)
+        deciding = deciding_settings(step.filter)
+        return StepRecord(id=step.id, filter=step.name, fingerprint=step.fingerprint, deciding=deciding, settled=plain)
 
 
 def _plain(settled: Mapping[str, Any]) -> dict[str, Any]:

@@ -12,11 +12,16 @@ class Manifest(BaseModel):
 
 
 class StepRecord(Manifest):
-    """One step as it ran; ``settled`` is what the whole pool decided, such as the threshold of a top fraction."""
+    """One step as it ran.
+
+    ``deciding`` are its settings that only decide; ``settled`` is what the whole pool decided, such
+    as the threshold of a top fraction.
+    """
 
     id: str
     filter: str
     fingerprint: str
+    deciding: dict[str, Any]
     settled: dict[str, Any] | None = None
 
 

@@ -2,7 +2,7 @@
 
 One seeded command, `python scripts/train_demo_clip.py`, about 15 minutes on 2 cores: it renders training pictures
 (seeds the demo pool does not use), trains with the known truth of every (image, caption) pair of a batch as the
-contrastive target, writes `pairsieve/demo_clip`, loads it again from there and prints how it ranks the demo pool.
+contrastive target, writes `pairsieve/demo-clip`, loads it again from there and prints how it ranks the demo pool.
 Only tokens that occur are trained; the other rows of the embedding table are zero.
 """
 
@@ -268,7 +268,7 @@ def report(folder: Path) -> None:
 def main() -> None:
     """Train, save and report; with --report only the last."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, default=Path(__file__).resolve().parent.parent / "pairsieve" / "demo_clip")
+    parser.add_argument("--out", type=Path, default=Path(__file__).resolve().parent.parent / "pairsieve" / "demo-clip")
     parser.add_argument("--pictures", type=int, default=24_000)
     parser.add_argument("--steps", type=int, default=700)
     parser.add_argument("--report", action="store_true", help="evaluate the weights that are there, do not train")

@@ -18,7 +18,7 @@ from pairsieve.pipelines.demo_replies import image_bytes
 open_clip = pytest.importorskip("open_clip")
 torch = pytest.importorskip("torch")
 
-FOLDER = Path(pairsieve.__file__).parent / "demo_clip"
+FOLDER = Path(pairsieve.__file__).parent / "demo-clip"
 REFERENCE = f"local-dir:{FOLDER}"
 SWAPPED = 240
 GOOD = 360

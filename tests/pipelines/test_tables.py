@@ -6,6 +6,7 @@ import gzip
 import io
 import json
 import lzma
+import random
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -100,7 +101,7 @@ def test_txt_is_a_url_a_line(tmp_path: Path, packing: str) -> None:
 @pytest.mark.parametrize("kind", ["csv", "jsonl", "txt"])
 def test_half_a_packed_file_is_an_error_and_not_half_the_pairs(tmp_path: Path, kind: str, packing: str) -> None:
     """A truncated download never passes as a shorter pool."""
-    rows = [{"url": f"http://{hash((i, 'x'))}"} for i in range(20_000)]
+    rows = [{"url": f"http://{random.Random(i).getrandbits(60)}"} for i in range(5_000)]
     data = PACK[packing](b"".join(f"{r['url']}\n".encode() for r in rows) if kind == "txt" else WRITE[kind](rows))
     path = written(tmp_path, data[: len(data) * 2 // 3], f"x.{kind}{packing}")
     with pytest.raises(PoolError, match=rf"x\.{kind}\{packing}: cannot be read: .*; fetch it again"):
@@ -126,9 +127,9 @@ def test_bad_lines_become_rows_in_their_place(tmp_path: Path) -> None:
 @pytest.mark.parametrize("after", [0, 1, 5000])
 def test_a_quote_that_is_never_closed_costs_one_line(tmp_path: Path, after: int) -> None:
     """The lines it would swallow are read again, also at the end of the file."""
-    data = b'url,text\na,1\nbad,"never closed\n' + b"".join(b"u%d,t\n" % i for i in range(after))
+    data = b'url,text\na,t\nbad,"never closed\n' + b"".join(b"u%d,t\n" % i for i in range(after))
     found = load(written(tmp_path, data), "csv")
-    assert found[:2] == [{"url": "a", "text": "1"}, None]
+    assert found[:2] == [{"url": "a", "text": "t"}, None]
     assert [row and row["url"] for row in found[2:]] == [f"u{i}" for i in range(after)]
 
 
@@ -168,8 +169,7 @@ def test_every_line_is_part_of_a_row(found: list[str]) -> None:
     memory.pipe_file("/mix/x.csv", "\n".join(["url,text", *found, "end,of file"]).encode())
     types = {"url": pa.string(), "text": pa.string()}
     urls = [row["url"] for piece in tables.read(memory, "/mix/x.csv", "csv", types) for row in piece.table.to_pylist()]
-    opened = "\n".join(found).count('"') % 2
-    assert opened or urls[-1:] == ["end"]
+    assert urls[-1:] == ["end"]
 
 
 def test_csv_types_keep_what_was_written(tmp_path: Path) -> None:
@@ -237,14 +237,14 @@ def test_a_json_array_is_read_by_its_elements(tmp_path: Path) -> None:
 
 def test_a_broken_json_array_is_an_error(tmp_path: Path) -> None:
     """It cannot be told how many pairs it would have been."""
-    with pytest.raises(PoolError, match="no readable JSON array: .*; write one object a line"):
+    with pytest.raises(PoolError, match=r"no readable JSON array: .*; write one object a line"):
         load(written(tmp_path, b'[{"url": "a"},\n{"url"'), "jsonl", {"url": pa.string()})
 
 
 @pytest.mark.parametrize("kind", ["csv", "jsonl"])
 def test_an_empty_first_file_is_named(tmp_path: Path, kind: str) -> None:
     """There is nothing to take the columns from."""
-    with pytest.raises(PoolError, match="x.csv: is empty: no header and no row; leave this file out"):
+    with pytest.raises(PoolError, match=r"x.csv: is empty: no header and no row; leave this file out"):
         tables.types_of(FS, str(written(tmp_path, b"")), kind)
 
 
@@ -258,7 +258,7 @@ def test_a_column_that_a_later_file_lacks_is_named(tmp_path: Path) -> None:
     """Columns may come in another order, but not be missing."""
     types = {"url": pa.string(), "w": pa.int64()}
     assert load(written(tmp_path, b"w,x,url\n1,2,u\n"), "csv", types) == [{"url": "u", "w": 1}]
-    with pytest.raises(PoolError, match="x.csv: no column 'w', which the first file of the pool has"):
+    with pytest.raises(PoolError, match=r"x.csv: no column 'w', which the first file of the pool has"):
         load(written(tmp_path, b"url\nu\n"), "csv", types)
 
 
@@ -291,7 +291,7 @@ def test_parquet_dictionaries_and_numbers_are_text_too() -> None:
     assert tables.as_text(pa.array(["a", None], pa.string_view()), "x").to_pylist() == ["a", None]
     assert tables.as_text(pa.array(["a", "b", "a"]).dictionary_encode(), "x").to_pylist() == ["a", "b", "a"]
     assert tables.as_text(pa.array([1, None]), "x").to_pylist() == ["1", None]
-    with pytest.raises(PoolError, match="^x: column 'c' holds list<item: string>, not text; name another column$"):
+    with pytest.raises(PoolError, match=r"^x: column 'c' holds list<item: string>, not text; name another column$"):
         tables.as_text(pa.array([["a"]]), "x: column 'c'")
 
 

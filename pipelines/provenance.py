@@ -1,0 +1,177 @@
+"""Why a pair was kept or dropped, and how two runs differ: answered from what the runs stored."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import duckdb
+import yaml
+from rich.console import RenderableType
+from rich.table import Table
+
+from pairsieve.pipelines import catalog
+from pairsieve.pipelines.store import Store
+from pairsieve.schemas import uid as uids
+from pairsieve.schemas.errors import UserError
+from pairsieve.schemas.run import RunManifest, StepRecord
+
+
+@dataclass(frozen=True)
+class Chapter:
+    """One step of a pair's story: what it measured, what it decides by, and what came of it."""
+
+    step: str
+    measured: dict[str, Any]
+    decides_by: dict[str, Any]
+    outcome: str
+
+
+@dataclass(frozen=True)
+class Story:
+    """A candidate with the given uid; a pool that lists a pair twice has two of them."""
+
+    pair: dict[str, Any]
+    chapters: tuple[Chapter, ...]
+    dropped_by: str | None
+    reason: str | None
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How the kept pairs of two runs differ.
+
+    ``only_one`` and ``only_other`` count the pairs that one run alone keeps, by (what the other run
+    did with them, its reason); ``not in the pool`` where it never saw them.
+    """
+
+    one: int
+    other: int
+    both: int
+    only_one: dict[tuple[str, str], int]
+    only_other: dict[tuple[str, str], int]
+
+    @property
+    def jaccard(self) -> float:
+        """Pairs in both over pairs in either; 1 for two empty runs."""
+        either = self.one + self.other - self.both
+        return self.both / either if either else 1.0
+
+
+def manifest(store: Store) -> RunManifest:
+    """The manifest of a run; raises ``UserError`` where there is none."""
+    if not store.exists("run.yaml"):
+        raise UserError(f"{store.root}: no run here (run.yaml is missing)")
+    return RunManifest.model_validate(yaml.safe_load(store.read("run.yaml")))
+
+
+_PAIR = """
+    SELECT p.* EXCLUDE (reason), v.dropped_by, v.reason
+    FROM pairs p JOIN verdicts v USING (shard, row) WHERE p.uid = ? ORDER BY shard, row
+"""
+
+
+def why(root: str, uid: str) -> list[Story]:
+    """The stories of a uid, one per place in the pool; raises ``UserError`` for an unknown one."""
+    if not uids.is_uid(uid):
+        raise UserError(f"{uid!r} is no uid; give 32 lower-case hex characters, as in the column uid")
+    steps = manifest(Store(root)).steps
+    with catalog.connect(root) as con:
+        pairs = _rows(con, _PAIR, [uid])
+        if not pairs:
+            raise UserError(f"{root}: no candidate has uid {uid}")
+        return [_story(con, pair, steps) for pair in pairs]
+
+
+def _story(con: duckdb.DuckDBPyConnection, pair: dict[str, Any], steps: tuple[StepRecord, ...]) -> Story:
+    dropped_by, reason = pair.pop("dropped_by"), pair.pop("reason")
+    chapters, is_alive = [], dropped_by != "pool"
+    for step in steps:
+        outcome = "not reached" if not is_alive else f"dropped: {reason}" if dropped_by == step.id else "stays"
+        chapters.append(Chapter(step.id, _measured(con, step.id, pair), step.deciding | (step.settled or {}), outcome))
+        is_alive = is_alive and dropped_by != step.id
+    return Story(pair, tuple(chapters), dropped_by, reason)
+
+
+def _measured(con: duckdb.DuckDBPyConnection, step: str, pair: dict[str, Any]) -> dict[str, Any]:
+    """What a step stored for a pair, duplicates' survivor included; empty where it stored nothing."""
+    found: dict[str, Any] = {}
+    for view in (f"scores_{step}", f"derived_{step}"):
+        if con.execute("SELECT count(*) FROM duckdb_views() WHERE view_name = ?", [view]).fetchall() == [(0,)]:
+            continue
+        for row in _rows(con, f'SELECT * FROM "{view}" WHERE shard = ? AND row = ?', [pair["shard"], pair["row"]]):
+            found |= {name: value for name, value in row.items() if name not in ("uid", "shard", "row")}
+    return found
+
+
+def _rows(con: duckdb.DuckDBPyConnection, sql: str, parameters: list[Any]) -> list[dict[str, Any]]:
+    return con.sql(sql, params=parameters).to_arrow_table().to_pylist()  # type: ignore[no-any-return]
+
+
+_DIFF = """
+    WITH verdicts AS (
+        SELECT 'one' AS run, * FROM read_parquet($one) UNION ALL SELECT 'other', * FROM read_parquet($other)
+    ),
+    pairs AS (
+        SELECT uid, run, bool_or(dropped_by IS NULL) AS kept, min(dropped_by) AS step, min(reason) AS reason
+        FROM verdicts GROUP BY uid, run
+    ),
+    sides AS (
+        SELECT uid,
+               coalesce(bool_or(kept) FILTER (run = 'one'), false) AS in_one,
+               coalesce(bool_or(kept) FILTER (run = 'other'), false) AS in_other,
+               coalesce(min(step) FILTER (NOT kept), 'not in the pool') AS step,
+               coalesce(min(reason) FILTER (NOT kept), '') AS reason
+        FROM pairs GROUP BY uid
+    )
+    SELECT in_one, in_other, step, reason, count(*) FROM sides WHERE in_one OR in_other
+    GROUP BY ALL ORDER BY count(*) DESC, step, reason
+"""
+
+
+def diff(one: str, other: str) -> Difference:
+    """Compare the kept pairs of two finished runs by uid; raises ``UserError`` where one is not finished."""
+    files = {}
+    stores = {"one": Store(one), "other": Store(other)}
+    for name, store in stores.items():
+        if not store.exists(catalog.CATALOG):
+            raise UserError(f"{store.root}: no finished run here ({catalog.CATALOG} is missing)")
+        files[name] = [store.path(f"verdicts/{n}") for n in store.names("verdicts", ".parquet")]
+    with duckdb.connect() as con:
+        for store in stores.values():
+            if not store.local and not con.filesystem_is_registered(store.fs.protocol[0]):
+                con.register_filesystem(store.fs)
+        found = con.execute(_DIFF, files).fetchall()
+    only_one = {(step, reason): n for a, b, step, reason, n in found if a and not b}
+    only_other = {(step, reason): n for a, b, step, reason, n in found if b and not a}
+    both = sum(n for a, b, *_, n in found if a and b)
+    return Difference(both + sum(only_one.values()), both + sum(only_other.values()), both, only_one, only_other)
+
+
+def story_page(story: Story) -> list[RenderableType]:
+    """A story as a table, a row a step."""
+    table = Table(title=f"{story.pair['uid']}, shard {story.pair['shard']}, row {story.pair['row']}")
+    for name in ("step", "measured", "decides by", "outcome"):
+        table.add_column(name, overflow="fold")
+    for chapter in story.chapters:
+        table.add_row(chapter.step, _listed(chapter.measured), _listed(chapter.decides_by), chapter.outcome)
+    place = ("uid", "shard", "row")
+    about = _listed({name: value for name, value in story.pair.items() if name not in place})
+    end = "kept" if story.dropped_by is None else f"dropped by {story.dropped_by}: {story.reason}"
+    return [about, table, end]
+
+
+def diff_page(found: Difference, one: str, other: str) -> list[RenderableType]:
+    """The comparison: sizes, overlap, and a table of what only one run keeps."""
+    table = Table(title="kept by one run only")
+    for name in ("kept by", "what the other run did with it", "reason"):
+        table.add_column(name, overflow="fold")
+    table.add_column("pairs", justify="right")
+    for run, only in ((one, found.only_one), (other, found.only_other)):
+        for (step, reason), count in only.items():
+            table.add_row(run, step, reason, f"{count:,}")
+    sizes = f"{one}: {found.one:,} kept; {other}: {found.other:,} kept; both: {found.both:,}"
+    return [f"{sizes}; Jaccard {found.jaccard:.4f}", table]
+
+
+def _listed(values: dict[str, Any]) -> str:
+    shown = {name: f"<{len(v)} bytes>" if isinstance(v, bytes) and len(v) > 32 else v for name, v in values.items()}
+    return "\n".join(f"{name}: {v.hex() if isinstance(v, bytes) else v}" for name, v in shown.items() if v is not None)
