@@ -59,11 +59,11 @@ def columns_of(expression: str, available: Mapping[str, pa.DataType], *, order: 
 def check_type(expression: str, available: Mapping[str, pa.DataType], *, order: bool = False) -> str:
     """DuckDB's type of the expression over these columns; raises ``ValueError`` where it does not bind."""
     used = columns_of(expression, available, order=order)
-    empty = pa.schema([pa.field(name, _known_to_duckdb(available[name])) for name in used or ("uid",)]).empty_table()
+    types = {name: _known_to_duckdb(available[name]) for name in used} or {"uid": pa.string()}
     value = f"row_number() OVER (ORDER BY {order_list(expression)})" if order else _bracketed(expression)
     with connect() as con:
-        con.register("pairs", empty)
         try:
+            con.register("pairs", pa.schema(types).empty_table())
             return str(con.execute(f"DESCRIBE SELECT {value} AS value FROM pairs").fetchall()[0][1])
         except duckdb.Error as error:
             raise ValueError(first_line(error)) from None

@@ -28,9 +28,9 @@ class UnknownColumnError(ValueError):
 
     def __init__(self, column: str, available: Iterable[str]) -> None:
         """Suggest the column that was meant, or list them all."""
-        names = sorted(available)
-        near = get_close_matches(column, names, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(names)}"
+        names = {name.casefold(): name for name in sorted(available)}
+        near = get_close_matches(column.casefold(), names, n=1)
+        hint = f"did you mean {names[near[0]]!r}?" if near else f"there are: {', '.join(names.values())}"
         super().__init__(f"no column {column!r} here; {hint}")
         self.column = column
 

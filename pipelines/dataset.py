@@ -20,7 +20,7 @@ from pairsieve.pipelines.groups import workshop
 from pairsieve.pipelines.parts import parquet_writer
 from pairsieve.pipelines.plan import Plan
 from pairsieve.pipelines.pools import PoolShard
-from pairsieve.pipelines.shard import Context, Shard
+from pairsieve.pipelines.shard import HEAVY_ROWS, Context, Shard
 from pairsieve.pipelines.store import Store
 from pairsieve.pipelines.tasks import verdicts_name
 from pairsieve.schemas import columns, uid
@@ -72,10 +72,11 @@ class Spill:
         runs: list[Run] = []
         held: list[pa.RecordBatch] = []
         with Shard(self.context, record) as shard:
-            for start in range(0, record.rows, 1024):
-                rows = kept[np.searchsorted(kept, start) : np.searchsorted(kept, start + 1024)]
+            for start in range(0, record.rows, HEAVY_ROWS):
+                stop = min(start + HEAVY_ROWS, record.rows)
+                rows = kept[np.searchsorted(kept, start) : np.searchsorted(kept, stop)]
                 if len(rows):
-                    held.append(self._batch(shard, start, min(start + 1024, record.rows), rows))
+                    held.append(self._batch(shard, start, stop, rows))
                 if sum(b.nbytes for b in held) >= RUN_BYTES:
                     runs.append(self._write(held, record.index, len(runs)))
                     held = []

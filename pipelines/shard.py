@@ -27,6 +27,9 @@ ALIVE = -1
 POOL = -2
 """Values of ``Frame.dropped_by`` besides the index of a step."""
 
+HEAVY_ROWS = 256
+"""Rows whose stored images are held in memory at once."""
+
 Rows = NDArray[np.int64]
 
 
@@ -235,7 +238,7 @@ class PassRunner:
 
     def run(self) -> dict[str, int]:
         """Rows newly measured by each step."""
-        rows = max((step.filter.batch_rows for _, step in self.steps if step.measures), default=131_072)
+        rows = self._chunk_rows()
         with ExitStack() as stack:
             for _, step in self.steps:
                 if step.measures:
@@ -245,6 +248,18 @@ class PassRunner:
             for start in range(0, self.shard.record.rows, rows):
                 self._chunk(Chunk(self.shard, start, min(start + rows, self.shard.record.rows)))
         return {step: writer.rows for step, writer in self.writers.items()}
+
+    def _chunk_rows(self) -> int:
+        """As many rows as any step likes at once, but few where images come from a file into memory."""
+        wanted = max((step.filter.batch_rows for _, step in self.steps if step.measures), default=131_072)
+        fresh = {name for _, step in self.steps for name in step.stored}
+        types = self.shard.context.plan.types
+        loads = any(
+            columns.is_heavy(types.get(name, pa.string())) and name not in fresh
+            for _, step in self.steps
+            for name in step.reads
+        )
+        return min(wanted, HEAVY_ROWS) if loads else wanted
 
     def _chunk(self, chunk: Chunk) -> None:
         for k, step in self.steps:
