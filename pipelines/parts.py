@@ -208,7 +208,7 @@ def parquet_writer(file: IO[bytes], schema: pa.Schema) -> pq.ParquetWriter:
         file,
         schema,
         compression="zstd" if nested else compression,  # nested columns are named by their leaves
-        use_dictionary=light,
+        use_dictionary=columns.repeating(schema),
         write_page_index=True,
     )
 

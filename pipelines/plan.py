@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-
 from pydantic import ValidationError
 
 from pairsieve.filters.base import AnyFilter, GroupFilter, PoolFilter, UnknownColumnError, scoring_settings

@@ -126,7 +126,6 @@ class ParquetImages(ImageReader):
         if start == stop:
             return pa.array([], pa.binary())
         self._skip_to(start)
-        self._drop(start)
         while self._start + self._have < stop:
             self._more()
             self._drop(start)

@@ -178,7 +178,10 @@ def _uids(table: pa.Table, where: str) -> pa.Array:
 def write_pairs(store: Store, table: pa.Table, index: int, media: str | None, groups: tuple[int, ...]) -> PoolShard:
     """Write one shard's pairs file and give its record."""
     sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, compression="zstd", write_page_index=True, row_group_size=131_072)
+    repeating = columns.repeating(table.schema)
+    pq.write_table(
+        table, sink, compression="zstd", use_dictionary=repeating, write_page_index=True, row_group_size=131_072
+    )
     content = sink.getvalue()
     digest = hashlib.sha256(content)
     if media is not None:

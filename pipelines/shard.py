@@ -50,10 +50,21 @@ class Context:
 
 @dataclass
 class Frame:
-    """The verdicts so far, by row of the shard: the step's index (or ALIVE, POOL) and the reason."""
+    """The verdicts so far, by row of the shard: the step's index (or ALIVE, POOL), and the reason.
+
+    Reasons are few, so a row holds an index into ``reasons``; ``reasons[0]`` is None.
+    """
 
     dropped_by: NDArray[np.int16]
-    reason: NDArray[np.object_]
+    reason: NDArray[np.int32]
+    reasons: list[str | None]
+
+    @classmethod
+    def of_pool(cls, reason: pa.Array) -> "Frame":
+        """The verdicts before the first step: a row with a reason is one that the pool could not give."""
+        frame = cls(np.full(len(reason), ALIVE, np.int16), np.zeros(len(reason), np.int32), [None])
+        frame.drop(np.arange(len(reason)), POOL, reason)
+        return frame
 
     @property
     def alive(self) -> NDArray[np.bool_]:
@@ -62,9 +73,15 @@ class Frame:
 
     def drop(self, rows: Rows, step: int, reasons: pa.Array) -> None:
         """Record the verdict of a step on some rows; a null reason keeps."""
+        if reasons.null_count == len(reasons):
+            return
+        encoded = reasons.dictionary_encode()
+        known = {reason: i for i, reason in enumerate(self.reasons)}
+        codes = np.array([known.setdefault(r, len(known)) for r in encoded.dictionary.to_pylist()], np.int32)
+        self.reasons = list(known)
         lost = np.asarray(pc.is_valid(reasons).to_numpy(zero_copy_only=False), bool)
         self.dropped_by[rows[lost]] = step
-        self.reason[rows[lost]] = np.array(reasons.to_pylist(), dtype=object)[lost]
+        self.reason[rows[lost]] = codes[pc.drop_null(encoded.indices).to_numpy()]
 
 
 class Shard:
@@ -120,10 +137,8 @@ class Shard:
         return self._images.read(start, stop)
 
     def start(self) -> Frame:
-        """The verdicts before the first step: rows that the pool itself could not give."""
-        reason = self.pairs(["reason"])["reason"].combine_chunks()
-        dropped = np.where(np.asarray(pc.is_valid(reason).to_numpy(zero_copy_only=False), bool), POOL, ALIVE)
-        return Frame(dropped.astype(np.int16), np.array(reason.to_pylist(), dtype=object))
+        """The verdicts before the first step."""
+        return Frame.of_pool(self.pairs(["reason"])["reason"].combine_chunks())
 
     def replay(self, until: int) -> Frame:
         """The verdicts of the first ``until`` steps."""
@@ -157,11 +172,11 @@ class Shard:
 
     def _duplicate_reasons(self, step: Step, rows: Rows) -> pa.Array:
         name = derived_name(step.id, self.record.index)
-        found: NDArray[np.object_] = np.full(self.record.rows, None, dtype=object)
-        if self.context.store.exists(name):
-            table = self.context.store.table(name, ["row", "duplicate_by"])
-            found[table["row"].to_numpy()] = table["duplicate_by"].to_pylist()
-        return pa.array(found[rows], pa.string())
+        if not self.context.store.exists(name):
+            return pa.nulls(len(rows), pa.string())
+        table = self.context.store.table(name, ["row", "duplicate_by"])
+        reason = table["duplicate_by"].combine_chunks()
+        return scatter([reason], [table["row"].to_numpy()], 0, self.record.rows, pa.string()).take(pa.array(rows))
 
 
 def derived_name(step: str, shard: int) -> str:

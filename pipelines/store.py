@@ -20,6 +20,7 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
+from pairsieve.schemas.columns import repeating
 from pairsieve.schemas.errors import PoolError
 
 TEMPORARY = ".tmp"
@@ -137,7 +138,9 @@ class Store:
     def write_table(self, name: str, table: pa.Table, exclusive: bool = False) -> None:
         """A whole light table as one Parquet file."""
         with self.create(name, exclusive=exclusive) as file:
-            pq.write_table(table, file, compression="zstd", write_page_index=True)
+            pq.write_table(
+                table, file, compression="zstd", use_dictionary=repeating(table.schema), write_page_index=True
+            )
 
     def clean(self) -> None:
         """Remove what killed attempts left behind; only while no other process works in the run."""

@@ -46,7 +46,9 @@ def index(file: IO[bytes], image_ext: tuple[str, ...], text_ext: str, json_ext: 
     """The samples in the order of the tar; raises ``tarfile.TarError`` for a broken or truncated one."""
     current: Sample | None = None
     with tarfile.open(fileobj=file, mode="r:", tarinfo=_Member) as tar:
-        for member in _forward(tar):
+        for member in tar:
+            if member.size < 0:  # as a PAX record may say; it would lead back to an earlier member, for ever
+                raise tarfile.ReadError(f"a member of {member.size:,} bytes")
             key, ending = _split(member.name)
             if not member.isreg() or member.sparse is not None or not key or not ending:
                 continue
@@ -60,16 +62,6 @@ def index(file: IO[bytes], image_ext: tuple[str, ...], text_ext: str, json_ext: 
     _check_whole(file, end)
     if current is not None:
         yield current
-
-
-def _forward(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
-    """The members; a PAX record may claim a size that leads back to an earlier one."""
-    last = -1
-    for member in tar:
-        if member.offset <= last or member.size < 0:
-            raise tarfile.ReadError("members overlap")
-        last = member.offset
-        yield member
 
 
 def _split(name: str) -> tuple[str, str]:

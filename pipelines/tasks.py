@@ -10,11 +10,12 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from pairsieve.filters.base import GroupFilter, PoolFilter
 from pairsieve.pipelines.plan import Step
 from pairsieve.pipelines.pools import PoolShard
-from pairsieve.pipelines.shard import ALIVE, POOL, Context, PassRunner, Shard
+from pairsieve.pipelines.shard import ALIVE, POOL, Context, Frame, PassRunner, Shard
 from pairsieve.schemas import columns, uid
 
 
@@ -82,7 +83,7 @@ def work_name(step: Step, shard: int) -> str:
     return f"_work/{step.id}/{shard:05d}.parquet"
 
 
-def _scope(shard: Shard, k: int) -> np.ndarray[Any, np.dtype[np.int64]]:
+def _scope(shard: Shard, k: int) -> NDArray[np.int64]:
     """The rows that a pool or group filter looks at: survivors; for a pool filter ``of: pool``, all."""
     step = shard.context.plan.steps[k]
     if step.of_pool and not isinstance(step.filter, GroupFilter):
@@ -121,16 +122,31 @@ class Verdicts:
         with Shard(self.context, record) as shard:
             frame = shard.replay(len(names))
             head = shard.pairs(list(columns.PLACE))
-        by = [None if d == ALIVE else "pool" if d == POOL else names[d] for d in frame.dropped_by.tolist()]
-        reason = pa.array(frame.reason.tolist(), pa.string())
-        verdicts = [*head.columns, pa.array(by, pa.string()), reason]
-        self.context.store.write_table(verdicts_name(record.index), pa.table(verdicts, schema=columns.VERDICTS))
-        dropped = Counter((step, why) for step, why in zip(by, reason.to_pylist(), strict=True) if step is not None)
-        kept = np.flatnonzero(frame.alive)
-        hashes = uid.keyed_hash(head["uid"].combine_chunks().take(pa.array(kept)), record.index) * (
-            2 * kept.astype(np.uint64) + 1
-        )
-        return Tally(record.rows, by.count(None), dict(dropped), int(hashes.sum(dtype=np.uint64)))
+        by = pa.array([None, "pool", *names], pa.string()).take(pa.array(_place(frame.dropped_by)))
+        reason = pa.array(frame.reasons, pa.string()).take(pa.array(frame.reason))
+        verdicts = pa.table([*head.columns, by, reason], schema=columns.VERDICTS)
+        self.context.store.write_table(verdicts_name(record.index), verdicts)
+        return Tally(record.rows, by.null_count, _count(frame, names), _digest(frame, head["uid"], record.index))
+
+
+def _place(dropped_by: NDArray[np.int16]) -> NDArray[np.int64]:
+    """ALIVE, POOL, step 0, step 1, … as 0, 1, 2, 3, …"""
+    return np.select([dropped_by == ALIVE, dropped_by == POOL], [0, 1], dropped_by.astype(np.int64) + 2)
+
+
+def _count(frame: Frame, names: Sequence[str]) -> dict[tuple[str, str], int]:
+    """Drops by (step, reason)."""
+    width = len(frame.reasons)
+    counts = np.bincount(_place(frame.dropped_by) * width + frame.reason)
+    found = [(*divmod(int(code), width), int(counts[code])) for code in np.flatnonzero(counts) if code >= width]
+    return {(["pool", *names][place - 1], str(frame.reasons[reason])): count for place, reason, count in found}
+
+
+def _digest(frame: Frame, uids: pa.ChunkedArray, shard: int) -> int:
+    """A sum of hashes over the kept pairs and their places."""
+    kept = np.flatnonzero(frame.alive)
+    hashes = uid.keyed_hash(uids.combine_chunks().take(pa.array(kept)), shard)
+    return int((hashes * (2 * kept.astype(np.uint64) + 1)).sum(dtype=np.uint64))
 
 
 def verdicts_name(shard: int) -> str:

@@ -58,6 +58,12 @@ def is_heavy(kind: pa.DataType) -> bool:
     return bool(is_list or pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
 
 
+def repeating(schema: pa.Schema) -> list[str]:
+    """Columns whose values repeat, so that a Parquet dictionary pays: the shard, and strings that name few things."""
+    own = ("uid", "url", "text")
+    return [f.name for f in schema if f.name == "shard" or (pa.types.is_string(f.type) and f.name not in own)]
+
+
 def dataset(columns: Mapping[str, pa.DataType]) -> pa.Schema:
     """Schema of a training shard from the columns at hand: place, image, text, sizes, then the rest."""
     first = [name for name in DATASET_FIRST if name == "uid" or name in columns]

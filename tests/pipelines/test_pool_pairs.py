@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pairsieve.pipelines.pool_pairs import Pairs, ParquetImages, _runs
-from pairsieve.pipelines.pools import PoolShard, complete, filesystem
+from pairsieve.pipelines.pools import PoolShard, complete
+from pairsieve.pipelines.store import filesystem
 from pairsieve.schemas.errors import PoolError
 from pairsieve.schemas.recipe import PairsPool
 

@@ -17,11 +17,6 @@ from pairsieve.pipelines.run import Result, run
 SIDES = [(300, 260), (90, 300), (260, 300), (400, 400), (240, 250), (300, 300)]
 TEXTS = ["a photo of one", "far too narrow image", "one", "", None, "six and a half words, no image"]
 KEPT = ["a photo of one"]
-REASONS = {
-    ("image_shape", "too_small"): 1,
-    ("caption_words", "too_short"): 3,
-    ("pool", "no_image"): 1,
-}
 
 
 def photo(width: int, height: int) -> bytes:

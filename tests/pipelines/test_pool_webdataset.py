@@ -113,7 +113,7 @@ def test_images_come_back_as_they_are(tmp_path: Path, where: str) -> None:
     with fsspec.open(f"{root}/x.tar", "wb") as file:
         file.write(tar(members))
     made = pool(f"{root}/x.tar")
-    (task,) = made.tasks() or ()
+    (task,) = list(made.tasks() or [])
     table = made.ingest(task)
     reader = made.images(PoolShard(0, 4, task.path, (), ""), table.select)
     assert reader is not None

@@ -155,9 +155,10 @@ def forged(**pax: str) -> bytes:
     return info.tobuf(tarfile.PAX_FORMAT) + bytes(1024)
 
 
-def negative() -> bytes:
+def negative(kind: bytes = tarfile.REGTYPE) -> bytes:
     """A header whose size is -1 in base 256."""
     data = bytearray(tar([("a.jpg", b"x")]))
+    data[156:157] = kind
     data[124:136], data[148:156] = b"\xff" * 12, b" " * 8
     data[148:156] = b"%06o\0 " % sum(data[:512])
     return bytes(data)
@@ -165,6 +166,7 @@ def negative() -> bytes:
 
 HOSTILE = {
     "negative size": negative(),
+    "negative name": negative(tarfile.GNUTYPE_LONGNAME),
     "negative PAX size": tar([("a.jpg", b"x")])[:1024] + forged(size="-2048"),
     "far back": forged(size="-99999999"),
     "sparse map of words": forged(**{"GNU.sparse.size": "x", "GNU.sparse.map": "a,b"}),
