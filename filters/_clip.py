@@ -104,9 +104,7 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _decode(
-    data: bytes | None, transform: Callable[[Image.Image], "torch.Tensor"], side: int
-) -> "torch.Tensor | str":
+def _decode(data: bytes | None, transform: Callable[[Image.Image], "torch.Tensor"], side: int) -> "torch.Tensor | str":
     """The transformed image, or why there is none."""
     if data is None:
         return "no_image"

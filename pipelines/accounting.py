@@ -17,7 +17,7 @@ _SQL = """
 
 def check(store: Store, shards: Sequence[PoolShard], tally: Tally) -> None:
     """Raise ``AccountingError`` unless kept + dropped is the pool, row by row."""
-    files = [store.path(verdicts_name(shard.index)) for shard in shards]
+    files = [store.url(verdicts_name(shard.index)) for shard in shards]
     with workshop(store) as con:
         found = {row[0]: row[1:] for row in con.execute(_SQL, {"files": files}).fetchall()}
     for shard in shards:

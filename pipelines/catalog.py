@@ -73,7 +73,7 @@ def _files(store: Store, folder: str) -> str | None:
     """The glob of a folder's files, relative to the run for a local one; None where there is no file."""
     if not store.names(folder, ".parquet"):
         return None
-    return f"{folder}/*.parquet" if store.local else f"{store.fs.unstrip_protocol(store.path(folder))}/*.parquet"
+    return f"{folder}/*.parquet" if store.local else store.url(f"{folder}/*.parquet")
 
 
 def _view(name: str, files: str | None, schema: pa.Schema | None) -> str:

@@ -125,7 +125,7 @@ def cut(store: Store, runs: Sequence[Run], rows_per_file: int | None, file_bytes
     count = -(-rows // rows_per_file) if rows_per_file else -(-size // file_bytes)
     count = max(1, min(count, rows))
     with workshop(store) as con:
-        names = [store.path(f"{run.name}.keys.parquet") for run in runs]
+        names = [store.url(f"{run.name}.keys.parquet") for run in runs]
         found = con.execute(
             """
             SELECT file, run, count(*) FROM (

@@ -28,7 +28,7 @@ def group(store: Store, step: Step) -> int:
     if not names:
         return 0
     with workshop(store) as con:
-        files = [store.path(f"_work/{step.id}/{name}") for name in names]
+        files = [store.url(f"_work/{step.id}/{name}") for name in names]
         con.execute("CREATE TABLE pairs AS SELECT * FROM read_parquet($files)", {"files": files})
         con.execute(
             "CREATE TABLE lost (uid VARCHAR, shard INTEGER, row INTEGER, duplicate_of VARCHAR, duplicate_by VARCHAR)"

@@ -134,7 +134,7 @@ def diff(one: str, other: str) -> Difference:
     for name, store in stores.items():
         if not store.exists(catalog.CATALOG):
             raise UserError(f"{store.root}: no finished run here ({catalog.CATALOG} is missing)")
-        files[name] = [store.path(f"verdicts/{n}") for n in store.names("verdicts", ".parquet")]
+        files[name] = [store.url(f"verdicts/{n}") for n in store.names("verdicts", ".parquet")]
     with duckdb.connect() as con:
         for store in stores.values():
             if not store.local and not con.filesystem_is_registered(store.fs.protocol[0]):

@@ -21,8 +21,8 @@ _ENV = re.compile(r"\$\$\{|\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 _DEPTH = 40
 _NODES = 100_000
 """A recipe of more values is an alias that multiplies itself."""
-_LINE = 600
-"""Longer messages are cut."""
+_LONGEST = 500
+"""Places and messages of more characters are cut."""
 
 
 @dataclass
@@ -47,8 +47,12 @@ class Source:
 
 def _error(place: str, message: str) -> RecipeError:
     """One line, whatever a value held."""
-    text = "".join(c if c.isprintable() else " " for c in f"{place}: {message}")
-    return RecipeError(text if len(text) <= _LINE else f"{text[: _LINE - 1]}…")
+    return RecipeError(f"{_short(place)}: {_short(message)}")
+
+
+def _short(text: str) -> str:
+    text = "".join(c if c.isprintable() else " " for c in text)
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}…"
 
 
 def read(path: str | Path, overrides: Sequence[str] = ()) -> Source:

@@ -60,6 +60,10 @@ class Store:
         """Path within the filesystem."""
         return f"{self.base}/{name}"
 
+    def url(self, name: str) -> str:
+        """How DuckDB names the file: a local path, or a URL with its protocol."""
+        return self.path(name) if self.local else str(self.fs.unstrip_protocol(self.path(name)))
+
     def exists(self, name: str) -> bool:
         """Whether a finished file is there."""
         return os.path.exists(self.path(name)) if self.local else bool(self.fs.exists(self.path(name)))  # noqa: PTH110 (a hot path: no Path object)

@@ -14,7 +14,7 @@ def write_subset(store: Store, name: str, kept: int) -> None:
 
     A uid that is kept twice stands there twice, which DataComp reads as "use it twice".
     """
-    files = [store.path(f"verdicts/{n}") for n in store.names("verdicts", ".parquet")]
+    files = [store.url(f"verdicts/{n}") for n in store.names("verdicts", ".parquet")]
     with workshop(store) as con, store.create(name, exclusive=False) as out:
         header = {"descr": np.lib.format.dtype_to_descr(uid.PAIR_DTYPE), "fortran_order": False, "shape": (kept,)}
         np.lib.format.write_array_header_1_0(out, header)

@@ -37,7 +37,7 @@ class _Member(tarfile.TarInfo):
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
         """Parse one header block."""
         found = super().frombuf(buf, encoding, errors)
-        if found.size < 0 or (found.type in _NAMES and found.size > MAX_NAME):
+        if found.type in _NAMES and not 0 <= found.size <= MAX_NAME:
             raise tarfile.ReadError(f"a header of {found.size:,} bytes")
         return found
 

@@ -14,9 +14,9 @@ SPACES = "\x1c\x1d\x1e\x1f\x85\u3000\u00a0\u2028\u200b\u180e\ufeff \t\n\r\x0b\x0
 
 def count(texts: list[str | None]) -> list[int | None]:
     """The measured column."""
-    found: list[int | None] = CaptionWords().score(pa.record_batch({"text": pa.array(texts, pa.string())}))[
-        "caption_words"
-    ].to_pylist()
+    found: list[int | None] = (
+        CaptionWords().score(pa.record_batch({"text": pa.array(texts, pa.string())}))["caption_words"].to_pylist()
+    )
     return found
 
 

@@ -260,7 +260,7 @@ def test_broken_weights(vit: Path, tmp_path: Path) -> None:
     """Weights that only loading shows to be broken are one line."""
     shutil.copytree(vit, tmp_path / "m")
     (tmp_path / "m" / "open_clip_model.safetensors").write_bytes(b"junk")
-    with pytest.raises(UserError, match="clip_score: cannot load model .*header") as caught:
+    with pytest.raises(UserError, match=r"clip_score: cannot load model .*header") as caught:
         ClipScore(model=str(tmp_path / "m"), device="cpu").open()
     assert "\n" not in str(caught.value)
 

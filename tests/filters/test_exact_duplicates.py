@@ -184,5 +184,5 @@ def test_refused_before_running(tmp_path: Path, chosen: Any, says: str) -> None:
 
 def test_unsupported_key() -> None:
     """A key of a type that DuckDB cannot read is refused before anything runs."""
-    with pytest.raises(ValueError, match="by: .*256"):
+    with pytest.raises(ValueError, match=r"by: .*256"):
         ExactDuplicates(by="n").check({"n": pa.decimal256(50, 2)})

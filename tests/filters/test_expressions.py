@@ -22,7 +22,7 @@ TYPES = {
 PURE = {
     "uid < '4'": ["uid"],
     "width > 3": ["Width"],
-    "WIDTH > 3 and \"width\" < 9": ["Width"],
+    'WIDTH > 3 and "width" < 9': ["Width"],
     "text = 'é漢 -- ; '": ["text"],
     "text = 'a' -- the one\n or text = 'b' /* or that */ -- end": ["text"],
     "\"two words\" like 'a%'": ["two words"],
@@ -168,7 +168,9 @@ def test_order_list(text: str, says: str) -> None:
     assert order_list(text) == says
 
 
-@pytest.mark.parametrize("text", ["", "uid limit 1", "all", "random()", "1) , (2", "uid) over (order by uid", "uid; uid"])
+@pytest.mark.parametrize(
+    "text", ["", "uid limit 1", "all", "random()", "1) , (2", "uid) over (order by uid", "uid; uid"]
+)
 def test_no_order_list(text: str) -> None:
     """Anything but an ORDER BY list over columns is refused."""
     with pytest.raises(ValueError, match=r"."):

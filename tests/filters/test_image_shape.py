@@ -120,7 +120,9 @@ def test_bomb(size: tuple[int, int], reason: str | None) -> None:
 def test_hostile_headers(data: st.DataObject) -> None:
     """No bytes make it raise."""
     body = bytearray(png(300, 210) + b"\0" * 50)
-    kind = data.draw(st.sampled_from([b"", b"\xff\xd8\xff", b"GIF89a", b"RIFF\0\0\0\0WEBPVP8X", b"BM", b"\0\0\0 ftypavif"]))
+    kind = data.draw(
+        st.sampled_from([b"", b"\xff\xd8\xff", b"GIF89a", b"RIFF\0\0\0\0WEBPVP8X", b"BM", b"\0\0\0 ftypavif"])
+    )
     body[: len(kind)] = kind
     for at, byte in data.draw(st.lists(st.tuples(st.integers(0, len(body) - 1), st.integers(0, 255)), max_size=8)):
         body[at] = byte

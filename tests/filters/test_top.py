@@ -1,6 +1,7 @@
 """The top fraction against DataComp's rule, computed by sorting everything."""
 
-from typing import Any
+from itertools import pairwise
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -13,13 +14,13 @@ from numpy.typing import NDArray
 from pairsieve.filters import _top
 from pairsieve.filters.clip_score import ClipScore
 
-TYPES = {16: np.float16, 32: np.float32, 64: np.float64}
+TYPES: dict[Literal[16, 32, 64], Any] = {16: np.float16, 32: np.float32, 64: np.float64}
 
 
 @st.composite
 def scores(draw: st.DrawFn) -> pa.Array:
     """A score column of any float type: all values, with ties, NaN and nulls."""
-    bits = draw(st.sampled_from(sorted(TYPES)))
+    bits = draw(st.sampled_from(list(TYPES)))
     wild = st.floats(width=bits, allow_nan=True, allow_infinity=True, allow_subnormal=True)
     few = st.sampled_from([0.0, -0.0, 0.25, 0.5, float("inf"), float("-inf"), float("nan")])
     values = draw(arrays(TYPES[bits], st.integers(1, 40), elements=wild | few))
@@ -61,7 +62,7 @@ def test_any_split(column: pa.Array, fraction: float, data: st.DataObject) -> No
     """However the pool is cut into shards, and in whatever order they come, the threshold is the same."""
     cuts = sorted(data.draw(st.lists(st.integers(0, len(column)), max_size=5)))
     edges = [0, *cuts, len(column)]
-    parts = [column.slice(a, b - a) for a, b in zip(edges, edges[1:], strict=False)]
+    parts = [column.slice(a, b - a) for a, b in pairwise(edges)]
     assert rounds(data.draw(st.permutations(parts)), fraction) == rounds([column], fraction)
 
 
@@ -77,9 +78,10 @@ def test_kept_pairs(column: pa.Array, fraction: float) -> None:
 
 
 @pytest.mark.parametrize(("bits", "count"), [(16, 1), (32, 2), (64, 4)])
-def test_rounds(bits: int, count: int) -> None:
+def test_rounds(bits: Literal[16, 32, 64], count: int) -> None:
     """float32 takes two rounds, float64 four."""
-    column, settled, seen = pa.array(np.arange(9, dtype=TYPES[bits])), {}, 0
+    column, seen = pa.array(np.arange(9, dtype=TYPES[bits])), 0
+    settled: dict[str, Any] = {}
     while not _top.is_settled(settled):
         settled, seen = _top.settle(_top.count(column, settled), settled, 0.3), seen + 1
     assert (seen, settled["threshold"]) == (count, 6.0)

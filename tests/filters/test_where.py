@@ -94,7 +94,12 @@ def test_any_cut(expression: str, rows: list[tuple[int | None, str | None]], dat
 
 @pytest.mark.parametrize(
     ("expression", "says"),
-    [("width", "INTEGER, not BOOLEAN"), ("'yes'", "VARCHAR"), ("null", "not BOOLEAN"), ("height > 1", "no column 'height'")],
+    [
+        ("width", "INTEGER, not BOOLEAN"),
+        ("'yes'", "VARCHAR"),
+        ("null", "not BOOLEAN"),
+        ("height > 1", "no column 'height'"),
+    ],
 )
 def test_check(expression: str, says: str) -> None:
     """What is not a comparison of known columns is refused before anything runs."""

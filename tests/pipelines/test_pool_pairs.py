@@ -80,6 +80,7 @@ def test_a_null_struct_is_a_null_image(tmp_path: Path) -> None:
     assert [r["reason"] for r in ingest(pool(path))] == ["no_image", None]
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(0, 40), max_size=20), st.integers(1, 60))
 def test_shards_are_whole_row_groups_in_order(sizes: list[int], rows: int) -> None:
     """Every group once; every shard but the last has at least ``rows`` rows, and none a group too many."""

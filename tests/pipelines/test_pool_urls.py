@@ -7,7 +7,7 @@ import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pairsieve.pipelines.pool_urls import Urls, cut
@@ -169,6 +169,7 @@ def test_captions_may_be_switched_off(tmp_path: Path) -> None:
     assert (row["text"], row["source_text"]) == (None, "t")
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(0, 7), max_size=12), st.integers(1, 9))
 def test_cut_gives_full_shards_in_order(sizes: list[int], n: int) -> None:
     """Every shard has exactly ``n`` rows, only the last may be shorter, and no row moves."""

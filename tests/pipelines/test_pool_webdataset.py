@@ -52,17 +52,18 @@ def one(folder: Path, *members: tuple[str, bytes], **options: Any) -> list[dict[
 
 
 def test_captions_come_from_txt_else_from_json(tmp_path: Path) -> None:
-    """An empty txt is a caption; a list in the JSON is none."""
+    """An empty txt is a caption; a list or a boolean in the JSON is none."""
     found = one(
         tmp_path,
         *[("a.jpg", b"x"), ("a.txt", b"txt"), ("a.json", fields(caption="json"))],
         *[("b.jpg", b"x"), ("b.json", fields(caption="", text="second"))],
         *[("c.jpg", b"x"), ("c.txt", b""), ("c.json", fields(caption="json"))],
         *[("d.jpg", b"x"), ("d.json", fields(caption=["x"], text=5))],
+        *[("f.jpg", b"x"), ("f.json", fields(caption=True, text={"a": 1}))],
         ("e.jpg", b"x"),
     )
-    assert [r["text"] for r in found] == ["txt", "second", "", "5", None]
-    assert [r["reason"] for r in found] == [None] * 5
+    assert [r["text"] for r in found] == ["txt", "second", "", "5", None, None]
+    assert [r["reason"] for r in found] == [None] * 6
 
 
 def test_a_sample_without_an_image_is_a_row_with_a_reason(tmp_path: Path) -> None:

@@ -30,7 +30,9 @@ def written(folder: Path, text: str, name: str = "r.yaml") -> Path:
 
 def test_lines(tmp_path: Path) -> None:
     """Every value knows its line, a missing one the line above it."""
-    path = written(tmp_path, "# note\npool:\n  urls:\n    path: x\nfilters:\n- where: a\n- caption_words:\n    least: 1\n")
+    path = written(
+        tmp_path, "# note\npool:\n  urls:\n    path: x\nfilters:\n- where: a\n- caption_words:\n    least: 1\n"
+    )
     source = recipe_file.read(path)
     keys: list[tuple[recipe_file.Key, int]] = [
         (("pool", "urls", "path"), 4),
@@ -57,7 +59,9 @@ def test_byte_order_mark(tmp_path: Path) -> None:
 def test_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """``${NAME}`` is the environment's value, ``$${`` a literal one; keys are left alone."""
     monkeypatch.setenv("PAIRSIEVE_X", "five: [")
-    path = written(tmp_path, "a: ${PAIRSIEVE_X}/b\nb: $${PAIRSIEVE_X}\nc: $PAIRSIEVE_X\n'${PAIRSIEVE_X}': [\"${PAIRSIEVE_X}\"]")
+    path = written(
+        tmp_path, "a: ${PAIRSIEVE_X}/b\nb: $${PAIRSIEVE_X}\nc: $PAIRSIEVE_X\n'${PAIRSIEVE_X}': [\"${PAIRSIEVE_X}\"]"
+    )
     assert recipe_file.read(path).data == {
         "a": "five: [/b",
         "b": "${PAIRSIEVE_X}",
@@ -68,9 +72,15 @@ def test_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_extends(tmp_path: Path) -> None:
     """Mappings merge, the pool and lists are replaced, and each value keeps the line of its own file."""
-    base = written(tmp_path, "pool:\n  urls: {path: a, shard_rows: 5}\nseed: 1\noutput:\n  subset: a.npy\n  dataset: true\nfilters: [where]", "base.yaml")
+    base = written(
+        tmp_path,
+        "pool:\n  urls: {path: a, shard_rows: 5}\nseed: 1\noutput:\n  subset: a.npy\n  dataset: true\nfilters: [where]",
+        "base.yaml",
+    )
     middle = written(tmp_path, "extends: base.yaml\n\n\nseed: 2\noutput:\n  subset: b.npy\n", "middle.yaml")
-    top = written(tmp_path, "extends: middle\npool: {urls: {path: b}}\nfilters:\n- caption_words".replace("middle", "middle.yaml"))
+    top = written(
+        tmp_path, "extends: middle\npool: {urls: {path: b}}\nfilters:\n- caption_words".replace("middle", "middle.yaml")
+    )
     source = recipe_file.read(top)
     assert source.data == {
         "pool": {"urls": {"path": "b"}},
@@ -138,10 +148,22 @@ def test_set_values(override: str, value: Any) -> None:
 @pytest.mark.parametrize(
     "override",
     [
-        "seed", "=1", "a..b=1", ".=1", "filters.where=x", "filters.nope=1", "filters.9=1", "filters.²=1", "filters.-1=1",
-        "filters.99999999999999999999=1", "filters.caption_words.least.x=1", "a=2020-13-45", "seed=!!bool x", "a=${NO_SUCH_VARIABLE_X}",
+        "seed",
+        "=1",
+        "a..b=1",
+        ".=1",
+        "filters.where=x",
+        "filters.nope=1",
+        "filters.9=1",
+        "filters.²=1",
+        "filters.-1=1",
+        "filters.99999999999999999999=1",
+        "filters.caption_words.least.x=1",
+        "a=2020-13-45",
+        "seed=!!bool x",
+        "a=${NO_SUCH_VARIABLE_X}",
     ],
-)  # fmt: skip
+)
 def test_bad_set(tmp_path: Path, override: str) -> None:
     """An override that cannot be applied is one line that quotes it."""
     with pytest.raises(RecipeError, match=r"^--set ") as caught:
@@ -175,24 +197,72 @@ def test_shipped_by_name(name: str) -> None:
 
 
 leaves = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8)
-nested = st.recursive(leaves, lambda x: st.lists(x, max_size=3) | st.dictionaries(st.text(max_size=5), x, max_size=3))
+keys = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="$"), max_size=5)
+nested = st.recursive(leaves, lambda x: st.lists(x, max_size=3) | st.dictionaries(keys, x, max_size=3))
 
 
 @settings(deadline=None)
-@given(st.dictionaries(st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1), nested, max_size=4))
+@given(st.dictionaries(keys, nested, max_size=4))
 def test_round_trip(tmp_path_factory: pytest.TempPathFactory, data: dict[str, Any]) -> None:
     """What PyYAML writes of a recipe is read back as it was."""
     data = {name: value for name, value in data.items() if name != "extends"}
     path = tmp_path_factory.getbasetemp() / "round.yaml"
-    path.write_text(yaml.safe_dump(data, allow_unicode=True).replace("${", "$${"), encoding="utf-8")
+    path.write_text(yaml.safe_dump(data).replace("${", "$${"), encoding="utf-8")
     assert recipe_file.read(path).data == recipe_file.from_data(data).data
 
 
 PIECES = [
-    "pool:", "urls:", "path: x", "filters:", "- ", "where: a", "\n", "\n  ", "\n\t", "{", "}", "[", "]", "&a ", "*a", "!!bool x",
-    "!!int ''", "!!timestamp x", "? ", ": ", "'", '"', "#", "|", ">", "%", "@", "`", "${A}", "$${", "extends: r", "<<: *a", "\0", "\x85", "\ufeff", "- - -",
-    "seed: 1", "1e5", "2020-01-01", "---\n", "...\n", "output:", "dataset:", "caption_words", "as: x", "of: pool", "é", "0o9", "0x", ".inf",
-]  # fmt: skip
+    "pool:",
+    "urls:",
+    "path: x",
+    "filters:",
+    "- ",
+    "where: a",
+    "\n",
+    "\n  ",
+    "\n\t",
+    "{",
+    "}",
+    "[",
+    "]",
+    "&a ",
+    "*a",
+    "!!bool x",
+    "!!int ''",
+    "!!timestamp x",
+    "? ",
+    ": ",
+    "'",
+    '"',
+    "#",
+    "|",
+    ">",
+    "%",
+    "@",
+    "`",
+    "${A}",
+    "$${",
+    "extends: r",
+    "<<: *a",
+    "\0",
+    "\x85",
+    "\ufeff",
+    "- - -",
+    "seed: 1",
+    "1e5",
+    "2020-01-01",
+    "---\n",
+    "...\n",
+    "output:",
+    "dataset:",
+    "caption_words",
+    "as: x",
+    "of: pool",
+    "é",
+    "0o9",
+    "0x",
+    ".inf",
+]
 
 
 @settings(max_examples=300, deadline=None)
@@ -210,20 +280,33 @@ def test_any_text(tmp_path_factory: pytest.TempPathFactory, text: str) -> None:
 def random_recipes() -> st.SearchStrategy[dict[Any, Any]]:
     """Data that resembles a recipe more or less."""
     names = st.sampled_from(["where", "caption_words", "clip_score", "exact_duplicates", "image_shape", "x", ""])
-    keys = st.sampled_from(["as", "of", "by", "least", "most", "min", "top", "column", "expression", "prefer", "zzz", 3])
+    settings_ = st.sampled_from(
+        ["as", "of", "by", "least", "most", "min", "top", "column", "expression", "prefer", "zzz", 3]
+    )
     values = nested | st.sampled_from(["pool", "uid", 0.3, [["url"]], float("nan"), float("inf"), 10**400, b"x"])
-    bodies = values | st.dictionaries(keys, values, max_size=3)
+    bodies = values | st.dictionaries(settings_, values, max_size=3)
     steps = names | st.dictionaries(names, bodies, max_size=2) | values
-    pools = values | st.dictionaries(st.sampled_from(["urls", "pairs", "img2dataset", "x"]), bodies | st.just("x"), max_size=2)
-    parts = {"pool": pools, "filters": st.lists(steps, max_size=3) | values, "output": bodies, "seed": values, "odd\n": values}
+    pools = values | st.dictionaries(
+        st.sampled_from(["urls", "pairs", "img2dataset", "x"]), bodies | st.just("x"), max_size=2
+    )
+    parts = {
+        "pool": pools,
+        "filters": st.lists(steps, max_size=3) | values,
+        "output": bodies,
+        "seed": values,
+        "odd\n": values,
+    }
     return st.fixed_dictionaries({}, optional=parts)
 
 
 @settings(max_examples=300, deadline=None)
-@given(random_recipes(), st.lists(st.text(max_size=12) | st.sampled_from(["filters.0.min=1", "pool.urls.path=a"]), max_size=2))
+@given(
+    random_recipes(),
+    st.lists(st.text(max_size=12) | st.sampled_from(["filters.0.min=1", "pool.urls.path=a"]), max_size=2),
+)
 def test_any_data(data: dict[Any, Any], overrides: list[str]) -> None:
     """Whatever data and overrides are given, they are a recipe or one line of a mistake."""
     try:
         check(recipe_file.from_data(data, overrides))
     except PairsieveError as error:
-        assert "\n" not in str(error) and len(str(error)) < 700
+        assert "\n" not in str(error) and len(str(error)) < 1100

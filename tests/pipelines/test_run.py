@@ -1,5 +1,6 @@
 """A run: every candidate has one verdict, scores are measured once, output depends on the pairs alone."""
 
+import hashlib
 import json
 import os
 import signal
@@ -303,3 +304,17 @@ def test_any_threshold_change_equals_a_fresh_run(
     fresh = run(made(*second), folder / "fresh", workers=1)
     assert kept_texts(edited) == kept_texts(fresh)
     assert edited.tally == fresh.tally
+
+
+def test_run_on_another_filesystem_is_the_same(pool: Path, tmp_path: Path) -> None:
+    """A run on an fsspec URL writes the bytes of a local one, and can be queried and continued there."""
+    import fsspec
+
+    steps = [{"caption_words": {"least": 2}}, {"exact_duplicates": {}}, *STEPS[2:]]
+    remote = run(recipe(pool, *steps), "memory://a run/1", workers=1)
+    run(recipe(pool, *steps), tmp_path / "local", workers=1)
+    files = fsspec.filesystem("memory")
+    for name, digest in digests(tmp_path / "local").items():
+        assert hashlib.sha256(files.cat_file(f"/a run/1/{name}")).hexdigest() == digest, name
+    assert remote.query("SELECT count(*) AS n FROM verdicts")["n"][0].as_py() == 350
+    assert run(recipe(pool, *steps), "memory://a run/1", workers=1).tally == remote.tally

@@ -156,10 +156,10 @@ def forged(**pax: str) -> bytes:
 
 
 def negative(kind: bytes = tarfile.REGTYPE) -> bytes:
-    """A header whose size is -1 in base 256."""
+    """A header whose size is -2048 in base 256."""
     data = bytearray(tar([("a.jpg", b"x")]))
     data[156:157] = kind
-    data[124:136], data[148:156] = b"\xff" * 12, b" " * 8
+    data[124:136], data[148:156] = b"\xff" * 10 + b"\xf8\0", b" " * 8
     data[148:156] = b"%06o\0 " % sum(data[:512])
     return bytes(data)
 
@@ -188,7 +188,23 @@ def test_a_forged_tar_is_one_line_with_its_name(tmp_path_factory: pytest.TempPat
     assert "\n" not in str(caught.value)
 
 
-@settings(max_examples=300)
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("negative size", "a member of -2,048 bytes"),
+        ("negative PAX size", "a member of -2,048 bytes"),
+        ("negative name", "a header of -2,048 bytes"),
+        ("huge PAX record", "a header of 2,000,017 bytes"),
+    ],
+)
+def test_sizes_that_no_tar_has_are_not_followed(name: str, message: str) -> None:
+    """They would lead back to earlier members for ever, or fill the memory."""
+    with pytest.raises(tarfile.ReadError, match=message):
+        samples(HOSTILE[name])
+
+
+@settings(max_examples=300, deadline=None)
 @given(st.data())
 def test_no_damage_gives_anything_but_samples_or_an_error(data: st.DataObject) -> None:
     """Random bytes in random places of a tar; every image that is found lies within the file."""

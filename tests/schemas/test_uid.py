@@ -6,7 +6,7 @@ from itertools import pairwise
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pairsieve.schemas import uid
@@ -25,6 +25,7 @@ def of(*pairs: tuple[str | None, str | None]) -> list[str]:
     return list(uid.of_pairs(urls, texts).to_pylist())
 
 
+@settings(deadline=None)
 @given(UIDS)
 def test_numbers_and_back(uids: list[str]) -> None:
     """No uid changes, none is lost."""
@@ -38,6 +39,7 @@ def test_datacomps_examples() -> None:
     assert numbers.dtype == np.dtype("u8,u8")
 
 
+@settings(deadline=None)
 @given(UIDS)
 def test_the_subset_is_sorted_as_text_is(uids: list[str]) -> None:
     """Unsigned and lexicographic: 2**63 after 1; a uid that comes twice stays twice."""
@@ -51,6 +53,7 @@ def test_large_halves_sort_after_small_ones() -> None:
     assert uid.from_numbers(uid.sorted_subset(uid.to_numbers(pa.array(uids[::-1])))) == uids
 
 
+@settings(deadline=None)
 @given(st.text("ab:1-0\0", max_size=6), st.text("ab:1-0\0", max_size=6), st.integers(0, 6))
 def test_moving_text_into_the_url_gives_another_uid(url: str, text: str, n: int) -> None:
     """What is hashed is not the mere concatenation."""
@@ -59,6 +62,7 @@ def test_moving_text_into_the_url_gives_another_uid(url: str, text: str, n: int)
     assert (first == second) == ((url, text) == (both[:n], both[n:]))
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.none() | TEXT, st.none() | TEXT), max_size=8))
 def test_different_pairs_have_different_uids(pairs: list[tuple[str | None, str | None]]) -> None:
     """A null url is not an empty one; a null caption counts as an empty one."""
@@ -79,6 +83,7 @@ def test_what_is_no_uid(value: str | None) -> None:
     assert uid.first_bad(pa.array(["0" * 32, value, "zz"], pa.string())) == repr(value)
 
 
+@settings(deadline=None)
 @given(UIDS)
 def test_what_is_a_uid(uids: list[str]) -> None:
     """Any 128 bits."""
@@ -86,6 +91,7 @@ def test_what_is_a_uid(uids: list[str]) -> None:
     assert uid.first_bad(pa.array(uids, pa.string())) is None
 
 
+@settings(deadline=None)
 @given(UIDS, st.integers(0, 2**63 - 1))
 def test_the_hash_depends_on_seed_and_uid_alone(uids: list[str], seed: int) -> None:
     """Not on the order, the neighbours or where an array begins."""
