@@ -131,6 +131,8 @@ class Shard:
         step = self.context.plan.producer(name)
         if step is not None:
             return self.parts(step).heavy(name, start, stop)
+        if name != columns.IMAGE:  # a list or bytes column of the pool lies in pairs/
+            return self.light(name).slice(start, stop - start)
         if self._images is None:
             self._images = self.context.pool.images(self.record, self.pairs)
         assert self._images is not None, name

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -318,3 +319,12 @@ def test_run_on_another_filesystem_is_the_same(pool: Path, tmp_path: Path) -> No
         assert hashlib.sha256(files.cat_file(f"/a run/1/{name}")).hexdigest() == digest, name
     assert remote.query("SELECT count(*) AS n FROM verdicts")["n"][0].as_py() == 350
     assert run(recipe(pool, *steps), "memory://a run/1", workers=1).tally == remote.tally
+
+
+def test_list_columns_of_the_pool_reach_the_dataset(tmp_path: Path) -> None:
+    """A list column of the source can be carried into the training shards."""
+    rows = {"url": ["http://e.org/1", "http://e.org/2"], "text": ["a b c", "x"], "tags": [["t"], ["u", "v"]]}
+    pq.write_table(pa.table(rows), tmp_path / "list.parquet")
+    made = recipe(tmp_path / "list.parquet", "caption_words", output={"dataset": {"columns": ["tags"]}})
+    table = run(made, tmp_path / "run").query("SELECT tags FROM dataset")
+    assert table["tags"].to_pylist() == [["t"]]
