@@ -13,6 +13,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from PIL import Image
 
+from pairsieve.schemas.errors import UserError
+
 if TYPE_CHECKING:
     import torch
 
@@ -43,7 +45,10 @@ class Clip:
         import torch
 
         name = f"local-dir:{Path(source).resolve()}" if Path(source).is_dir() else source
-        chosen = torch.device("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")
+        has_gpu = torch.cuda.is_available()
+        if device == "cuda" and not has_gpu:
+            raise UserError("device: cuda, but this worker has no GPU; write device: auto, or run where one is")
+        chosen = torch.device("cuda" if device != "cpu" and has_gpu else "cpu")
         model, transform = open_clip.create_model_from_pretrained(
             name, pretrained=pretrained, device=chosen, precision=precision
         )

@@ -59,11 +59,15 @@ class Settings(BaseModel):
 
 @dataclass(frozen=True)
 class Resources:
-    """What one worker needs to run a filter: CPU cores, GPUs, bytes of memory (0 = not stated)."""
+    """What one worker needs to run a filter: CPU cores, GPUs, bytes of memory (0 = not stated).
+
+    ``gpu_optional``: a worker takes its GPUs where there are any, and works without.
+    """
 
     cpus: float = 1.0
     gpus: float = 0.0
     memory: int = 0
+    gpu_optional: bool = False
 
 
 class AnyFilter(Settings, ABC):

@@ -99,7 +99,8 @@ class ClipScore(PoolFilter):
         return (self.pretrained,) if self.pretrained and Path(self.pretrained).is_file() else ()
 
     def resources(self) -> Resources:
-        return Resources(cpus=1, gpus=0 if self.column else {"cpu": 0.0, "auto": 0.0, "cuda": 1.0}[self.device])
+        gpus = 0.0 if self.column or self.device == "cpu" else 1.0
+        return Resources(cpus=1, gpus=gpus, gpu_optional=self.device == "auto")
 
     def open(self) -> None:
         if self.model is not None:

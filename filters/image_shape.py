@@ -91,7 +91,7 @@ def _header_size(image: bytes | None) -> tuple[int | None, int | None]:
         size = _size(image) if image else None
     except Exception:  # parsers raise whatever a hostile file leads them to
         size = None
-    return size if size and 0 <= min(size) and max(size) <= _LARGEST else (None, None)
+    return size if size and min(size) >= 0 and max(size) <= _LARGEST else (None, None)
 
 
 def _size(image: bytes) -> tuple[int, int] | None:

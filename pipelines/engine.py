@@ -19,11 +19,15 @@ ATTEMPTS = 3
 
 @dataclass(frozen=True)
 class Needs:
-    """What a task's workers need: CPUs and GPUs each, and whether to keep them (they hold models)."""
+    """What a task's workers need: CPUs and GPUs each, and whether to keep them (they hold models).
+
+    With ``gpu_optional`` the GPUs are taken only where there are any.
+    """
 
     cpus: float = 1.0
     gpus: float = 0.0
     stateful: bool = False
+    gpu_optional: bool = True
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from uuid import uuid4
 
 from pairsieve.pipelines.engine import ATTEMPTS, Failure, Needs, Task, guarded, label_of, raise_for
 from pairsieve.pipelines.store import Store
-from pairsieve.schemas.errors import PairsieveError
+from pairsieve.schemas.errors import PairsieveError, UserError
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -74,6 +74,9 @@ class RayEngine:
         rows = [{"i": i, "item": pickle.dumps(item), "label": f"{label}\0{token}"} for i, item in enumerate(items)]
         _quiet(self._ray)
         data = self._ray.data.from_items(rows, override_num_blocks=len(rows))
+        if needs.gpus > self.gpus and not needs.gpu_optional:
+            has = f"this Ray has {self.gpus:g}"
+            raise UserError(f"{label} needs {needs.gpus:g} GPU, and {has}; write device: auto, or join another")
         gpus = min(needs.gpus, self.gpus)
         if needs.stateful:
             size = max(1, min(int(self.gpus / gpus) if gpus else self.workers, len(items)))

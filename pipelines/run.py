@@ -272,6 +272,7 @@ def _needs(steps: Sequence[Step]) -> Needs:
         max((r.cpus for r in resources), default=1.0),
         max((r.gpus for r in resources), default=0.0),
         any(step.filter.loads_model for step in steps if step.measures),
+        all(r.gpu_optional for r in resources if r.gpus),
     )
 
 
@@ -296,7 +297,8 @@ class Engines(ExitStack):
 
     def for_passes(self, plan: Plan, rows: int) -> Engine:
         """With the size known."""
-        needs_gpu = any(step.filter.resources().gpus for step in plan.steps)
+        resources = [step.filter.resources() for step in plan.steps]
+        needs_gpu = any(r.gpus and not r.gpu_optional for r in resources)
         is_large = rows >= LARGE_POOL and find_spec("ray") is not None
         is_ray = self._name == "ray" or (self._name == "auto" and (needs_gpu or is_large))
         return self._start_ray() if is_ray else self._start_local()
