@@ -44,6 +44,7 @@ def group(store: Store, step: Step) -> int:
 def _sql(key: str, order: str) -> str:
     """Add to ``lost`` every pair of ``pairs`` that shares a key with a better one."""
     best = f"{order}, uid, shard, row" if order else "uid, shard, row"
+    key = key.replace('"', '""')
     return f"""
         INSERT INTO lost
         WITH shared AS (SELECT "{key}" AS key FROM pairs WHERE "{key}" IS NOT NULL GROUP BY 1 HAVING count(*) > 1),

@@ -250,7 +250,7 @@ class Runner:
             pool=PoolRecord(rows=self.rows, shards=len(self.shards)),
             steps=tuple(self._step_record(step) for step in self.plan.steps),
         )
-        text = yaml.safe_dump(content.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+        text = yaml.safe_dump(content.model_dump(mode="json"), sort_keys=False)
         self.store.write("run.yaml", text.encode())
 
     def _step_record(self, step: Step) -> StepRecord:

@@ -1,6 +1,5 @@
 """why and diff: the story of a pair, and how two runs differ."""
 
-
 import pytest
 
 from pairsieve.pipelines.provenance import diff, why
