@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pairsieve.pipelines.parquet_source import as_text, as_type, batches, open_source, plain_types
 from pairsieve.pipelines.pool_pairs import ParquetImages, null_images, ready_uids
 from pairsieve.pipelines.pool_webdataset import TarImages, locators, read_index
 from pairsieve.pipelines.pools import (
@@ -25,7 +26,6 @@ from pairsieve.pipelines.pools import (
     reason_where,
 )
 from pairsieve.pipelines.store import filesystem
-from pairsieve.pipelines.tables import as_text, as_type, batches, open_source, plain_types
 from pairsieve.pipelines.tar_index import Sample
 from pairsieve.schemas.columns import IMAGE
 from pairsieve.schemas.errors import PoolError

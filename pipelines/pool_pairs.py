@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from pairsieve.pipelines.parquet_source import as_text, as_type, batches, open_source, plain_types
 from pairsieve.pipelines.pools import (
     GIVEN_UID,
     ImageReader,
@@ -26,7 +27,8 @@ from pairsieve.pipelines.pools import (
     reason_where,
 )
 from pairsieve.pipelines.store import filesystem
-from pairsieve.pipelines.tables import as_text, as_type, batches, check_columns, first_line, open_source, plain_types
+from pairsieve.pipelines.tables import check_columns
+from pairsieve.pipelines.text_lines import first_line
 from pairsieve.schemas import uid
 from pairsieve.schemas.columns import IMAGE, is_heavy
 from pairsieve.schemas.errors import PoolError

@@ -9,8 +9,8 @@ import pyarrow.compute as pc
 
 from pairsieve.pipelines.pools import GIVEN_UID, ImageReader, Pool, PoolShard, ShardTask, identity_of, list_files
 from pairsieve.pipelines.store import filesystem
-from pairsieve.pipelines.tables import first_line
 from pairsieve.pipelines.tar_index import Sample, index
+from pairsieve.pipelines.text_lines import first_line
 from pairsieve.schemas import uid
 from pairsieve.schemas.columns import IMAGE, LOCATORS
 from pairsieve.schemas.errors import PoolError

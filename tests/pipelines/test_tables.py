@@ -18,7 +18,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pairsieve.pipelines import tables
+from pairsieve.pipelines import parquet_source, tables, text_lines
 from pairsieve.schemas.errors import PoolError
 
 FS = fsspec.filesystem("file")
@@ -209,7 +209,7 @@ def test_an_endless_line_is_one_bad_row(
     tmp_path: Path, kind: str, head: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What is longer than the limit is skipped as it is read; a line as long as the limit is read."""
-    monkeypatch.setattr(tables, "MAX_LINE", 100)
+    monkeypatch.setattr(text_lines, "MAX_LINE", 100)
     before, after = ('{"url":"', '"}\n') if kind == "jsonl" else ("", "\n")
     last = "v" * (100 - len(before + after))
     data = head + b"x" * 5000 + b"\n" + f"{before}{last}{after}".encode()
@@ -286,18 +286,18 @@ def test_parquet_text_is_valid_whatever_it_is_stored_as(kind: pa.DataType) -> No
     """Bytes that are no UTF-8 are replaced, not raised: Parquet does not check what it calls a string."""
     is_large = kind in (pa.large_string(), pa.large_binary())
     raw = pa.array([b"caf\xc3\xa9", b"\xff!", None, b""], pa.large_binary() if is_large else pa.binary())
-    found = tables.as_text(raw.view(kind), "x")
+    found = parquet_source.as_text(raw.view(kind), "x")
     assert found.type == pa.string()
     assert found.to_pylist() == ["café", "�!", None, ""]
 
 
 def test_parquet_dictionaries_and_numbers_are_text_too() -> None:
     """A caption column may be coded, a view or numeric; a list is no caption."""
-    assert tables.as_text(pa.array(["a", None], pa.string_view()), "x").to_pylist() == ["a", None]
-    assert tables.as_text(pa.array(["a", "b", "a"]).dictionary_encode(), "x").to_pylist() == ["a", "b", "a"]
-    assert tables.as_text(pa.array([1, None]), "x").to_pylist() == ["1", None]
+    assert parquet_source.as_text(pa.array(["a", None], pa.string_view()), "x").to_pylist() == ["a", None]
+    assert parquet_source.as_text(pa.array(["a", "b", "a"]).dictionary_encode(), "x").to_pylist() == ["a", "b", "a"]
+    assert parquet_source.as_text(pa.array([1, None]), "x").to_pylist() == ["1", None]
     with pytest.raises(PoolError, match=r"^x: column 'c' holds list<item: string>, not text; name another column$"):
-        tables.as_text(pa.array([["a"]]), "x: column 'c'")
+        parquet_source.as_text(pa.array([["a"]]), "x: column 'c'")
 
 
 def test_parquet_columns_are_cast_to_the_first_files_types(tmp_path: Path) -> None:
