@@ -16,6 +16,9 @@ check: .venv/.installed
 	$(VENV) -m mypy
 	.venv/bin/lint-imports
 
+bench: .venv/.installed
+	$(VENV) tests/benchmarks/engine.py
+
 wheel: .venv/.installed
 	$(VENV) -m build --wheel --outdir dist
 
