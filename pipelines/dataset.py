@@ -6,7 +6,6 @@ and the seed alone.  Cost: the kept bytes are written and read twice; memory is 
 """
 
 import hashlib
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.ipc as ipc
+from pydantic import ValidationError
 
 from pairsieve.pipelines.groups import workshop
 from pairsieve.pipelines.parts import parquet_writer
@@ -172,7 +172,8 @@ class Assemble:
                 part = table.take(order.slice(start, rows))
                 writer.write_table(part, row_group_size=rows)
                 groups.append(part.num_rows)
-        return DatasetFile(file=name, rows=table.num_rows, row_groups=tuple(groups), bytes=table.nbytes)
+        size = self.store.sizes("dataset")[name]
+        return DatasetFile(file=name, rows=table.num_rows, row_groups=tuple(groups), bytes=table.nbytes, size=size)
 
 
 def _read(store: Store, run: str, start: int, rows: int) -> pa.Table:
@@ -191,8 +192,15 @@ def digest(content: str) -> str:
 
 
 def is_current(store: Store, fingerprint: str) -> bool:
-    """Whether a finished dataset of this fingerprint is there."""
-    return store.exists(MANIFEST) and json.loads(store.read(MANIFEST)).get("fingerprint") == fingerprint
+    """Whether a finished dataset of this fingerprint is there, all files as long as they were written."""
+    if not store.exists(MANIFEST):
+        return False
+    try:
+        found = DatasetManifest.model_validate_json(store.read(MANIFEST))
+    except (ValidationError, OSError):  # damaged, or written by another version
+        return False
+    sizes = store.sizes("dataset", ".parquet")
+    return found.fingerprint == fingerprint and {f.file: f.size for f in found.files} == sizes
 
 
 def write_manifest(store: Store, fingerprint: str, plan: Plan, files: Sequence[DatasetFile]) -> None:

@@ -3,6 +3,7 @@
 A failed item does not stop the others.  What failed is gathered and raised at the end.
 """
 
+import os
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -64,7 +65,9 @@ def guarded(task: Callable[[Any], Any], item: Any, label: str) -> Any:
         return Failure(label, str(error), isinstance(error, PoolError))
     except Exception as error:  # whatever a filter or a codec raises belongs to this shard
         text = str(error).splitlines()[0] if str(error) else ""
-        return Failure(label, f"{type(error).__name__}: {text}", False, traceback.format_exc())
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        where = f"({last.filename}:{last.lineno})"
+        return Failure(label, f"{type(error).__name__}: {text} {where}", False, traceback.format_exc())
 
 
 def label_of(label: str, item: Any) -> str:
@@ -81,7 +84,7 @@ def raise_for(failures: Sequence[Failure]) -> None:
     if first.is_input:
         raise PoolError(first.message)
     others = f" (and {len(failures) - 1} more)" if len(failures) > 1 else ""
-    detail = f"\n{first.detail}" if first.detail else ""
+    detail = f"\n{first.detail}" if first.detail and os.environ.get("PAIRSIEVE_DEBUG") else ""
     raise ShardError(
         f"{first.label}{others} failed: {first.message}; all others are done, the same command resumes{detail}"
     )

@@ -37,6 +37,7 @@ class PoolShard:
     media: str | None
     groups: tuple[int, ...]
     fingerprint: str
+    size: int
 
 
 @dataclass(frozen=True)
@@ -188,7 +189,7 @@ def write_pairs(store: Store, table: pa.Table, index: int, media: str | None, gr
         fs, path = filesystem(media)
         digest.update(stamp(fs, path).encode() + repr(groups).encode())
     store.write(pairs_name(index), content)
-    return PoolShard(index, table.num_rows, media, groups, digest.hexdigest()[:32])
+    return PoolShard(index, table.num_rows, media, groups, digest.hexdigest()[:32], len(content))
 
 
 def pairs_name(index: int) -> str:
@@ -207,8 +208,9 @@ def load_manifest(store: Store, identity: str) -> list[PoolShard] | None:
         shards = [PoolShard(**{**shard, "groups": tuple(shard["groups"])}) for shard in found["shards"]]
     except (ValueError, TypeError, KeyError):  # not written by us, or by hand
         return None
-    there = set(store.names("pairs", ".parquet"))
-    return shards if all(pairs_name(s.index).rsplit("/", 1)[-1] in there for s in shards) else None
+    sizes = store.sizes("pairs", ".parquet")
+    whole = all(sizes.get(pairs_name(s.index).rsplit("/", 1)[-1]) == s.size for s in shards)
+    return shards if whole else None
 
 
 def save_manifest(store: Store, identity: str, shards: Sequence[PoolShard]) -> None:

@@ -149,6 +149,14 @@ class Runner:
         with self.progress.stage("pool", 0) as stage:
             self.shards = ingest(self.context.pool, self.store, through_engine)
             stage.advance(self.rows)
+        self._remove_lost_shards()
+
+    def _remove_lost_shards(self) -> None:
+        """Scores of shards that the pool no longer has: no task would ever look at them."""
+        for step in self.store.names("scores"):
+            for name in self.store.names(f"scores/{step}", ".parquet"):
+                if not name[:5].isdigit() or int(name.split(".")[0]) >= len(self.shards):
+                    self.store.remove(f"scores/{step}/{name}")
 
     @property
     def rows(self) -> int:

@@ -77,6 +77,15 @@ class Store:
         names = [str(p).rstrip("/").rsplit("/", 1)[-1] for p in found]
         return sorted(n for n in names if n.endswith(suffix) and not n.endswith(TEMPORARY))
 
+    def sizes(self, folder: str, suffix: str = "") -> dict[str, int]:
+        """Bytes of the finished files directly in a folder, by name; none if it is missing."""
+        try:
+            found = self.fs.ls(self.path(folder), detail=True, refresh=True)
+        except (FileNotFoundError, NotADirectoryError):
+            return {}
+        files = {str(f["name"]).rsplit("/", 1)[-1]: int(f["size"] or 0) for f in found if f["type"] == "file"}
+        return {name: size for name, size in sorted(files.items()) if name.endswith(suffix)}
+
     def remove(self, name: str) -> None:
         """Remove a file or a folder; nothing happens if it is missing."""
         with suppress(FileNotFoundError):

@@ -43,12 +43,13 @@ class RunManifest(Manifest):
 
 
 class DatasetFile(Manifest):
-    """One training shard: rows of each row group, bytes before compression."""
+    """One training shard: rows of each row group, bytes in memory and (``size``) of the file."""
 
     file: str
     rows: int
     row_groups: tuple[int, ...]
     bytes: int
+    size: int
 
 
 class DatasetManifest(Manifest):

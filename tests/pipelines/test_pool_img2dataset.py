@@ -95,7 +95,7 @@ def images(made: Img2dataset) -> list[bytes | None]:
     """All images, read in two ranges."""
     found: list[bytes | None] = []
     for task, shard in zip(made.tasks() or (), ingest(made), strict=True):
-        reader = made.images(PoolShard(task.index, len(shard), task.path, task.groups, ""), shard.select)
+        reader = made.images(PoolShard(task.index, len(shard), task.path, task.groups, "", 0), shard.select)
         assert reader is not None
         found += reader.read(0, 3).to_pylist() + reader.read(3, 5).to_pylist()
         reader.close()

@@ -34,7 +34,7 @@ def images(made: Pairs) -> list[bytes | None]:
     found: list[bytes | None] = []
     for task in made.tasks() or ():
         rows = made.ingest(task).num_rows
-        reader = made.images(PoolShard(task.index, rows, task.path, task.groups, ""), lambda names: pa.table({}))
+        reader = made.images(PoolShard(task.index, rows, task.path, task.groups, "", 0), lambda names: pa.table({}))
         assert reader is not None
         found += reader.read(0, rows).to_pylist()
         reader.close()

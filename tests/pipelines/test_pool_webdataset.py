@@ -116,7 +116,7 @@ def test_images_come_back_as_they_are(tmp_path: Path, where: str) -> None:
     made = pool(f"{root}/x.tar")
     (task,) = list(made.tasks() or [])
     table = made.ingest(task)
-    reader = made.images(PoolShard(0, 4, task.path, (), ""), table.select)
+    reader = made.images(PoolShard(0, 4, task.path, (), "", 0), table.select)
     assert reader is not None
     assert reader.read(0, 2).to_pylist() + reader.read(2, 2).to_pylist() + reader.read(2, 4).to_pylist() == content
 

@@ -328,3 +328,30 @@ def test_list_columns_of_the_pool_reach_the_dataset(tmp_path: Path) -> None:
     made = recipe(tmp_path / "list.parquet", "caption_words", output={"dataset": {"columns": ["tags"]}})
     table = run(made, tmp_path / "run").query("SELECT tags FROM dataset")
     assert table["tags"].to_pylist() == [["t"]]
+
+
+@pytest.mark.parametrize("name", ["pairs/00001.parquet", "dataset/00002.parquet", "verdicts/00003.parquet"])
+@pytest.mark.parametrize("how", ["delete", "empty", "truncate"])
+def test_damaged_file_is_made_again(pool: Path, tmp_path: Path, name: str, how: str) -> None:
+    """A file of the run that is gone or shorter than it was written comes back with its bytes."""
+    made = recipe(pool, *STEPS, output={"dataset": {"rows_per_file": 40}, "subset": "subset.npy"})
+    run(made, tmp_path / "run", workers=1)
+    wanted = digests(tmp_path / "run")
+    file = tmp_path / "run" / name
+    content = file.read_bytes()
+    file.unlink() if how == "delete" else file.write_bytes(b"" if how == "empty" else content[:-9])
+    run(made, tmp_path / "run", workers=1)
+    assert digests(tmp_path / "run") == wanted
+    assert file.read_bytes() == content
+
+
+def test_smaller_pool_leaves_no_scores_behind(tmp_path: Path) -> None:
+    """Scores of shards that the pool no longer has are gone, and the views are those of a fresh run."""
+    steps = [{"caption_words": {"least": 2}}, {"exact_duplicates": {"by": "text"}}]
+    run(recipe(write_csv(tmp_path / "list.csv", numbered_rows(350)), *steps), tmp_path / "run", workers=1)
+    small = recipe(write_csv(tmp_path / "list.csv", numbered_rows(150)), steps[0], "exact_duplicates")
+    edited = run(small, tmp_path / "run", workers=1)
+    fresh = run(small, tmp_path / "fresh", workers=1)
+    assert digests(tmp_path / "run") == digests(tmp_path / "fresh")
+    assert edited.query("SELECT count(*) AS n FROM scores_caption_words")["n"][0].as_py() == 150
+    assert edited.tally == fresh.tally
