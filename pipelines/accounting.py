@@ -11,7 +11,7 @@ from pairsieve.schemas.errors import AccountingError
 _SQL = """
     SELECT shard, count(*) AS rows, sum(row)::HUGEINT AS places, max(row) AS last, count(*) - count(dropped_by) AS kept,
            count(*) FILTER ((dropped_by IS NULL) <> (reason IS NULL)) AS odd
-    FROM read_parquet($files) GROUP BY shard
+    FROM read_parquet($files, hive_partitioning = false) GROUP BY shard
 """
 
 

@@ -78,7 +78,7 @@ def _files(store: Store, folder: str) -> str | None:
 
 def _view(name: str, files: str | None, schema: pa.Schema | None) -> str:
     if files is not None:
-        return f"CREATE VIEW {_quote(name)} AS SELECT * FROM read_parquet({_text(files)})"
+        return f"CREATE VIEW {_quote(name)} AS SELECT * FROM read_parquet({_text(files)}, hive_partitioning = false)"
     fields = schema or pa.schema([columns.UID])
     empty = ", ".join(f"CAST(NULL AS {_duck(field.type)}) AS {_quote(field.name)}" for field in fields)
     return f"CREATE VIEW {_quote(name)} AS SELECT {empty} WHERE false"

@@ -49,6 +49,9 @@ def main() -> None:
     except BrokenPipeError:
         sys.stderr.close()  # the reader of our output left; say nothing more
         sys.exit(0)
+    except OSError as error:
+        print(f"error: {error.filename or ''}: {error.strerror or error}", file=sys.stderr)
+        sys.exit(2)
     except Exception as error:
         if os.environ.get(DEBUG):
             raise
@@ -198,20 +201,21 @@ def _console() -> Console:
 
 
 def _show(table: pa.Table, kind: str) -> None:
-    rows = table.to_pylist()
+    rows = list(zip(*(column.to_pylist() for column in table.columns), strict=True))  # by place: names may repeat
     if kind == "jsonl":
+        names = [n if n not in table.column_names[:i] else f"{n}_{i}" for i, n in enumerate(table.column_names)]
         for row in rows:
-            print(json.dumps(row, default=_plain, ensure_ascii=False))
+            print(json.dumps(dict(zip(names, row, strict=True)), default=_plain, ensure_ascii=False))
     elif kind == "csv":
         writer = csv.writer(sys.stdout, lineterminator="\n")
         writer.writerow(table.column_names)
-        writer.writerows([_plain(value) for value in row.values()] for row in rows)
+        writer.writerows([_plain(value) for value in row] for row in rows)
     else:
         shown = Table()
         for name in table.column_names:
             shown.add_column(name, overflow="fold")
         for row in rows:
-            shown.add_row(*(str(_plain(value)) for value in row.values()))
+            shown.add_row(*(str(_plain(value)) for value in row))
         _console().print(shown, markup=False)
 
 

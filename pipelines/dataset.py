@@ -130,7 +130,7 @@ def cut(store: Store, runs: Sequence[Run], rows_per_file: int | None, file_bytes
             """
             SELECT file, run, count(*) FROM (
                 SELECT run, (row_number() OVER (ORDER BY _key, uid, shard, row) - 1) * $count // $rows AS file
-                FROM read_parquet($names)
+                FROM read_parquet($names, hive_partitioning = false)
             ) GROUP BY ALL ORDER BY file, run
             """,
             {"names": names, "count": count, "rows": rows},

@@ -29,7 +29,9 @@ def group(store: Store, step: Step) -> int:
         return 0
     with workshop(store) as con:
         files = [store.url(f"_work/{step.id}/{name}") for name in names]
-        con.execute("CREATE TABLE pairs AS SELECT * FROM read_parquet($files)", {"files": files})
+        con.execute(
+            "CREATE TABLE pairs AS SELECT * FROM read_parquet($files, hive_partitioning = false)", {"files": files}
+        )
         con.execute(
             "CREATE TABLE lost (uid VARCHAR, shard INTEGER, row INTEGER, duplicate_of VARCHAR, duplicate_by VARCHAR)"
         )

@@ -193,11 +193,13 @@ def _writes(
 ) -> dict[str, tuple[str, pa.DataType]]:
     """Own column -> (stored column, type)."""
     names = _stored_names(spec, made, available)
+    taken = {name.casefold() for name in available}
     for stored in names.values():
-        if stored in available:
+        if stored.casefold() in taken:
             raise ValueError(f"writes {stored!r}, which exists already; drop that column, or the step that writes it")
         if stored in columns.RESERVED:
             raise ValueError(f"writes {stored!r}, a name of pairsieve's own")
+        taken.add(stored.casefold())
     return {own: (names[own], kind) for own, kind in made.outputs(available).items()}
 
 

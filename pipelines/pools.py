@@ -61,7 +61,13 @@ class ImageReader(ABC):
 
 
 class Pool(ABC):
-    """Candidate pairs of one recipe.  Instances travel to workers, so they hold settings only."""
+    """Candidate pairs of one recipe.  Instances travel to workers, so they hold settings only.
+
+    ``fs`` and ``files`` are the filesystem and the input files, listed when the pool is opened.
+    """
+
+    fs: fsspec.AbstractFileSystem
+    files: list[str]
 
     @abstractmethod
     def types(self) -> dict[str, pa.DataType]:
@@ -93,8 +99,9 @@ def list_files(pattern: str, suffixes: tuple[str, ...] = ()) -> tuple[fsspec.Abs
     fs, path = filesystem(pattern)
     try:
         found, what = _list(fs, path, suffixes)
-    except OSError as error:
-        raise PoolError(f"{pattern}: cannot be listed: {error}; check pool path and access") from None
+    except Exception as error:  # filesystems raise what their client libraries raise, credentials for one
+        text = " ".join(str(error).split())
+        raise PoolError(f"{pattern}: cannot be listed: {text}; check pool path and access") from None
     if not found:
         raise PoolError(f"{pattern}: {what}; check pool path")
     return fs, sorted(found)
@@ -146,8 +153,8 @@ def pick(wanted: str | None, names: Sequence[str], option: str, where: str, othe
 def outer_names(names: Iterable[str], where: str) -> dict[str, str]:
     """Source column -> column of the pool: a name of pairsieve's own gets the prefix ``source_``."""
     found: dict[str, str] = {}
-    for name in names:
-        ours = f"source_{name}" if name.casefold() in _OURS else name
+    for i, name in enumerate(names):
+        ours = f"source_{name}" if name.casefold() in _OURS else name or f"column_{i}"
         if ours.casefold() in (o.casefold() for o in found.values()):
             raise PoolError(f"{where}: two columns called {ours!r} but for case; leave one out with 'columns:'")
         found[name] = ours

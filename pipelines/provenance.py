@@ -108,7 +108,8 @@ def _rows(con: duckdb.DuckDBPyConnection, sql: str, parameters: list[Any]) -> li
 
 _DIFF = """
     WITH verdicts AS (
-        SELECT 'one' AS run, * FROM read_parquet($one) UNION ALL SELECT 'other', * FROM read_parquet($other)
+        SELECT 'one' AS run, * FROM read_parquet($one, hive_partitioning = false)
+        UNION ALL SELECT 'other', * FROM read_parquet($other, hive_partitioning = false)
     ),
     pairs AS (
         SELECT uid, run, bool_or(dropped_by IS NULL) AS kept, min(dropped_by) AS step, min(reason) AS reason

@@ -107,7 +107,7 @@ def run(
     where another process works in ``out``, ``ShardError`` when shards failed and the rest is done.
     """
     pool, plan, source = load(recipe, overrides)
-    store = Store(str(out))
+    store = _open_run(str(out), pool)
     if engine == "local" and ray_address is not None:
         raise UserError(f"--ray-address {ray_address} goes with --engine ray, not local")
     with _locked(store):
@@ -126,6 +126,7 @@ class Runner:
         self.store, self.plan, self.progress = store, plan, progress
         self.context = Context(store, plan, pool)
         self.shards: list[PoolShard] = []
+        self.old_subset = _subset_of(store)
 
     def run(self, engines: "Engines", source: recipe_file.Source) -> Result:
         """All of it, in order."""
@@ -157,6 +158,8 @@ class Runner:
             for name in self.store.names(f"scores/{step}", ".parquet"):
                 if not name[:5].isdigit() or int(name.split(".")[0]) >= len(self.shards):
                     self.store.remove(f"scores/{step}/{name}")
+                elif (before := _part_before(name)) is not None and not self.store.exists(f"scores/{step}/{before}"):
+                    self.store.remove(f"scores/{step}/{name}")  # a part without the one before it is not read
 
     @property
     def rows(self) -> int:
@@ -213,6 +216,8 @@ class Runner:
 
     def _outputs(self, tally: tasks.Tally) -> None:
         output = self.plan.recipe.output
+        if self.old_subset not in (None, output.subset):
+            self.store.remove(str(self.old_subset))
         if output.subset is not None:
             write_subset(self.store, output.subset, tally.kept)
         if output.dataset is None:
@@ -266,6 +271,25 @@ class Runner:
         plain = None if settled is None else _plain(settled)
         deciding = deciding_settings(step.filter)
         return StepRecord(id=step.id, filter=step.name, fingerprint=step.fingerprint, deciding=deciding, settled=plain)
+
+
+def _part_before(name: str) -> str | None:
+    """``00012.2.parquet`` -> ``00012.1.parquet`` -> ``00012.parquet`` -> None."""
+    shard, *rest = name.removesuffix(".parquet").split(".")
+    if not rest:
+        return None
+    part = int(rest[0]) - 1
+    return f"{shard}.{part}.parquet" if part else f"{shard}.parquet"
+
+
+def _subset_of(store: Store) -> str | None:
+    """The subset file that an earlier run in this directory wrote, by its manifest."""
+    try:
+        recipe = RunManifest.model_validate(yaml.safe_load(store.read("run.yaml"))).recipe
+    except (OSError, ValueError, yaml.YAMLError):  # none yet, or damaged
+        return None
+    output = recipe.get("output")
+    return "subset.npy" if output is None else output.get("subset")
 
 
 def _plain(settled: Mapping[str, Any]) -> dict[str, Any]:
@@ -328,14 +352,38 @@ class Engines(ExitStack):
         return self._ray
 
 
+OURS = ("pairs", "scores", "derived", "verdicts", "dataset", "_work")
+"""Folders of a run: what they hold is written, replaced and removed by runs."""
+MARK = ".lock"
+"""The file by which a directory is known as a run's."""
+
+
+def _open_run(out: str, pool: Pool) -> Store:
+    """The store of a run; raises ``UserError`` where running there could touch somebody else's files."""
+    if not out.strip():
+        raise UserError("--out is empty; name a directory for the run")
+    if odd := sorted(set(out) & set(",*?[]")):
+        raise UserError(f"--out {out}: DuckDB reads {' '.join(odd)} in a path as a pattern; choose another name")
+    store = Store(out)
+    held = [name for name in OURS if store.exists(name)]
+    if held and not store.exists(MARK):
+        raise UserError(f"--out {out}: holds {held[0]!r}, which no run of pairsieve wrote; choose another directory")
+    for file in pool.files:
+        url = str(pool.fs.unstrip_protocol(file))
+        if any(url.startswith(str(store.fs.unstrip_protocol(store.path(name))) + "/") for name in OURS):
+            raise UserError(f"--out {out}: the pool's {file} lies in it, and the run would replace it; choose another")
+    return store
+
+
 @contextmanager
 def _locked(store: Store) -> Iterator[None]:
     """One process at a time in a local run directory."""
     if not store.local:
+        store.write(MARK, b"")
         yield
         return
     Path(store.base).mkdir(parents=True, exist_ok=True)
-    with (Path(store.base) / ".lock").open("w") as lock:
+    with (Path(store.base) / MARK).open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:

@@ -289,7 +289,7 @@ class PassRunner:
 
     def _measure(self, chunk: Chunk, step: Step) -> None:
         scope = slice(chunk.start, chunk.stop)
-        wanted = np.ones(chunk.stop - chunk.start, bool) if step.of_pool else self.frame.alive[scope]
+        wanted = self.frame.dropped_by[scope] != POOL if step.of_pool else self.frame.alive[scope]
         rows = chunk.start + np.flatnonzero(wanted & ~self.shard.parts(step).measured[scope])
         if not len(rows):
             return

@@ -6,7 +6,7 @@ from pairsieve.pipelines.groups import workshop
 from pairsieve.pipelines.store import Store
 from pairsieve.schemas import uid
 
-_SQL = "SELECT uid FROM read_parquet($files) WHERE dropped_by IS NULL ORDER BY uid"
+_SQL = "SELECT uid FROM read_parquet($files, hive_partitioning = false) WHERE dropped_by IS NULL ORDER BY uid"
 
 
 def write_subset(store: Store, name: str, kept: int) -> None:

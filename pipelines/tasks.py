@@ -84,10 +84,10 @@ def work_name(step: Step, shard: int) -> str:
 
 
 def _scope(shard: Shard, k: int) -> NDArray[np.int64]:
-    """The rows that a pool or group filter looks at: survivors; for a pool filter ``of: pool``, all."""
+    """The rows that a pool or group filter looks at: survivors; ``of: pool``, all that the pool could give."""
     step = shard.context.plan.steps[k]
     if step.of_pool and not isinstance(step.filter, GroupFilter):
-        return np.arange(shard.record.rows)
+        return np.flatnonzero(shard.start().alive)
     return np.flatnonzero(shard.replay(k).alive)
 
 

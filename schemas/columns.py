@@ -37,7 +37,7 @@ PLACE = ("uid", "shard", "row")
 LOCATORS = ("media_offset", "media_size")
 """Where a tar pool's image bytes lie within its file; used by the pool's reader, not by recipes."""
 
-RESERVED = frozenset({*PLACE, *LOCATORS, "reason", "dropped_by", "duplicate_of", "duplicate_by"})
+RESERVED = frozenset({*PLACE, *LOCATORS, "_key", "reason", "dropped_by", "duplicate_of", "duplicate_by"})
 """Column names that neither a source nor a filter may bring."""
 
 DATASET_FIRST = ("uid", IMAGE, "text", "width", "height")

@@ -144,3 +144,19 @@ def test_library_gives_the_same(folder: Path, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     kept, rows = done.stdout.split()
     assert kept == rows != "0"
+
+
+def test_columns_of_one_name_stay_apart(folder: Path) -> None:
+    """A query that names two columns alike loses neither."""
+    done = pairsieve("query", "run", "SELECT 1 AS a, 2 AS a", cwd=folder)
+    assert done.stdout.splitlines() == ["a,a", "1,2"]
+    rows = pairsieve("query", "run", "SELECT 1 AS a, 2 AS a", "--format", "jsonl", cwd=folder).stdout
+    assert json.loads(rows) == {"a": 1, "a_1": 2}
+
+
+def test_out_that_is_a_file_is_a_line(folder: Path) -> None:
+    """A file where the run directory should be is one line and exit code 2."""
+    done = pairsieve("run", "recipe.yaml", "--out", "list.csv", cwd=folder)
+    assert done.returncode == 2
+    (line,) = done.stderr.strip().splitlines()
+    assert "list.csv" in line

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from pairsieve.pipelines.run import run
 from pairsieve.schemas import uid
-from pairsieve.schemas.errors import PairsieveError, RunBusyError, ShardError
+from pairsieve.schemas.errors import PairsieveError, RunBusyError, ShardError, UserError
 from tests.support import digests, kept_texts, numbered_rows, recipe, write_csv
 
 STEPS = [{"caption_words": {"least": 2}}, {"exact_duplicates": {}}, {"clip_score": {"column": "score", "top": 0.4}}]
@@ -355,3 +355,82 @@ def test_smaller_pool_leaves_no_scores_behind(tmp_path: Path) -> None:
     assert digests(tmp_path / "run") == digests(tmp_path / "fresh")
     assert edited.query("SELECT count(*) AS n FROM scores_caption_words")["n"][0].as_py() == 150
     assert edited.tally == fresh.tally
+
+
+@pytest.mark.parametrize("folder", ["pairs", "verdicts", "dataset", "_work"])
+def test_somebody_elses_files_are_not_touched(tmp_path: Path, folder: str) -> None:
+    """A directory that holds one of a run's folders, but is no run, is refused; nothing in it changes."""
+    theirs = tmp_path / "data" / folder / "list.csv"
+    theirs.parent.mkdir(parents=True)
+    write_csv(theirs, numbered_rows(3))
+    with pytest.raises(UserError, match=f"holds '{folder}', which no run of pairsieve wrote"):
+        run(recipe(theirs), tmp_path / "data")
+    assert theirs.exists()
+
+
+def test_pool_inside_the_run_is_refused(pool: Path, tmp_path: Path) -> None:
+    """A pool that lies in a folder which the run replaces is refused, and stays."""
+    run(recipe(pool), tmp_path / "run")
+    shard = tmp_path / "run" / "dataset" / "00000.parquet"
+    with pytest.raises(UserError, match=r"the pool's .* lies in it"):
+        run(recipe(shard), tmp_path / "run")
+    assert shard.exists()
+
+
+@pytest.mark.parametrize("name", ["", " ", "a,b", "x[1]", "x*y", "x?"])
+def test_odd_directory_names_are_refused(pool: Path, tmp_path: Path, name: str) -> None:
+    """A directory name that is empty, or that DuckDB would read as a pattern, is one line."""
+    with pytest.raises(UserError, match="--out"):
+        run(recipe(pool), f"{tmp_path}/{name}" if name.strip() else name)
+
+
+@pytest.mark.parametrize("name", ["shard=7", "uid=5", "it's"])
+def test_names_like_hive_partitions_are_names(pool: Path, tmp_path: Path, name: str) -> None:
+    """``key=value`` in the path is no column of the run."""
+    result = run(recipe(pool, *STEPS), tmp_path / name, workers=1)
+    assert result.query("SELECT count(DISTINCT shard) AS n FROM verdicts")["n"][0].as_py() == 4
+
+
+def test_pool_scope_is_what_the_pool_could_give(tmp_path: Path) -> None:
+    """``of: pool`` ranks among pairs that the pool gave, whatever an earlier recipe had measured."""
+    rows = [*numbered_rows(7), *({"url": "", "text": "no address", "score": 0.99} for _ in range(3))]
+    pool = write_csv(tmp_path / "list.csv", rows)
+    top = {"clip_score": {"column": "score", "top": 0.3, "of": "pool"}}
+    log = {"log": str(tmp_path / "log")}
+    run(recipe(pool, {"tests.support_filters:TextLength": {**log, "of": "pool"}}, top), tmp_path / "edited", workers=1)
+    plain = recipe(pool, {"tests.support_filters:TextLength": log}, top)
+    edited, fresh = run(plain, tmp_path / "edited", workers=1), run(plain, tmp_path / "fresh", workers=1)
+    assert edited.tally == fresh.tally
+    assert edited.settled["clip_score"]["rows"] == 7
+
+
+def test_part_without_its_predecessor_is_not_counted(pool: Path, tmp_path: Path) -> None:
+    """After the first part of a shard's scores is lost, every pair is measured once again, and stands once."""
+    step = {"log": str(tmp_path / "log")}
+    steps = [{"caption_words": {"least": 2}}, {"tests.support_filters:TextLength": step}]
+    run(recipe(pool, *steps), tmp_path / "run", workers=1)
+    loose = recipe(pool, {"caption_words": {"least": 1}}, steps[1])
+    wanted = run(loose, tmp_path / "run", workers=1)
+    scores = tmp_path / "run" / "scores" / "TextLength"
+    assert (scores / "00000.1.parquet").exists()
+    (scores / "00000.parquet").unlink()
+    again = run(loose, tmp_path / "run", workers=1)
+    assert again.tally == wanted.tally
+    assert again.query("SELECT count(*) AS n FROM scores")["n"][0].as_py() == 350
+
+
+def test_subset_of_an_earlier_recipe_goes(pool: Path, tmp_path: Path) -> None:
+    """A recipe that writes no subset, or another, does not leave the old one to be taken for its own."""
+    run(recipe(pool), tmp_path / "run")
+    run(recipe(pool, output={"subset": "other.npy"}), tmp_path / "run")
+    assert [p.name for p in (tmp_path / "run").glob("*.npy")] == ["other.npy"]
+    run(recipe(pool, output={"dataset": True}), tmp_path / "run")
+    assert not list((tmp_path / "run").glob("*.npy"))
+
+
+def test_nameless_and_reserved_columns_come_through(tmp_path: Path) -> None:
+    """A csv index without a name, and columns with names of pairsieve's own, keep their values."""
+    (tmp_path / "list.csv").write_text(",url,text,_key\n0,http://e.org/1,a b c,u\n1,http://e.org/2,d e f,v\n")
+    result = run(recipe(tmp_path / "list.csv", "caption_words"), tmp_path / "run", workers=1)
+    table = result.query("SELECT column_0, source__key FROM dataset ORDER BY 1")
+    assert table.to_pylist() == [{"column_0": 0, "source__key": "u"}, {"column_0": 1, "source__key": "v"}]
