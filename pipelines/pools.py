@@ -111,7 +111,7 @@ def _list(fs: fsspec.AbstractFileSystem, path: str, suffixes: tuple[str, ...]) -
     """The files, and what to say if there is none.  A name is looked for before it is taken as a glob."""
     if fs.isdir(path):
         names = {str(p): str(p).rsplit("/", 1)[-1] for p in fs.ls(path, detail=False)}
-        found = [p for p, n in names.items() if n.lower().endswith(suffixes or "") and not n.startswith(".")]
+        found = [p for p, n in names.items() if n.lower().endswith(suffixes or "") and not n.startswith((".", "_"))]
         return [p for p in found if fs.isfile(p)], f"no {' or '.join(suffixes)} file in this folder"
     if fs.exists(path):
         return [path], ""

@@ -252,6 +252,7 @@ def _override(source: Source, override: str) -> None:
     if not equals or not all(path.split(".")):
         raise _error(place, "write key=value, as in --set seed=1")
     names = path.split(".")
+    _spell_out_pool(source.data, names)
     target: Any = source.data
     key: list[str | int] = []
     for name in names[:-1]:
@@ -260,6 +261,13 @@ def _override(source: Source, override: str) -> None:
     step = _last(target, names[-1], _value(text, place), place)
     whole = (*key, *step)
     source.places = {k: p for k, p in source.places.items() if k[: len(whole)] != whole} | {whole: place}
+
+
+def _spell_out_pool(data: dict[str, Any], names: Sequence[str]) -> None:
+    """``pool: {urls: list.csv}`` means ``{path: list.csv}``: so that a setting beside it can be set."""
+    pool = data.get("pool")
+    if names[0] == "pool" and len(names) > 2 and isinstance(pool, dict) and isinstance(pool.get(names[1]), str):
+        pool[names[1]] = {"path": pool[names[1]]}
 
 
 def _value(text: str, place: str) -> Any:

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pairsieve.pipelines.pool_urls import Urls, cut
-from pairsieve.pipelines.pools import complete
+from pairsieve.pipelines.pools import complete, list_files
 from pairsieve.schemas.errors import PoolError
 from pairsieve.schemas.recipe import UrlsPool
 
@@ -181,3 +181,10 @@ def test_cut_gives_full_shards_in_order(sizes: list[int], n: int) -> None:
     assert [v for shard in shards for v in shard] == values
     assert all(len(shard) == n for shard in shards[:-1])
     assert all(1 <= len(shard) <= n for shard in shards)
+
+
+def test_underscored_files_of_a_folder_are_no_lists(tmp_path: Path) -> None:
+    """A folder of lists may hold manifests beside them, as Spark and pairsieve write."""
+    (tmp_path / "a.csv").write_text("url,text\nhttp://e.org/1,a b c\n")
+    (tmp_path / "_manifest.csv").write_text("nothing,of,the,kind\n")
+    assert [Path(f).name for f in list_files(str(tmp_path), (".csv",))[1]] == ["a.csv"]

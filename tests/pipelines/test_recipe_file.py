@@ -310,3 +310,12 @@ def test_any_data(data: dict[Any, Any], overrides: list[str]) -> None:
         check(recipe_file.from_data(data, overrides))
     except PairsieveError as error:
         assert "\n" not in str(error) and len(str(error)) < 1100
+
+
+def test_set_beside_a_bare_path(tmp_path: Path) -> None:
+    """A pool that is a bare path can be given another path, or a setting beside it."""
+    (tmp_path / "recipe.yaml").write_text("pool: {urls: a.csv}\n")
+    source = recipe_file.read(tmp_path / "recipe.yaml", ["pool.urls.shard_rows=5"])
+    assert source.data["pool"] == {"urls": {"path": "a.csv", "shard_rows": 5}}
+    source = recipe_file.read(tmp_path / "recipe.yaml", ["pool.urls.path=b.csv"])
+    assert source.data["pool"] == {"urls": {"path": "b.csv"}}
