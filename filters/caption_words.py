@@ -4,7 +4,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import Field, NonNegativeInt, model_validator
 
-from pairsieve.filters.base import Filter, Threshold
+from pairsieve.filters.base import Filter, Threshold, first_reason
 
 
 class CaptionWords(Filter):
@@ -16,6 +16,7 @@ class CaptionWords(Filter):
 
     reads = ("text",)
     writes = {"caption_words": pa.int32()}
+    batch_rows = 65_536
 
     least: Threshold[NonNegativeInt] = Field(3, description="fewest words that stay")
     most: Threshold[NonNegativeInt] = Field(64, description="most words that stay")
@@ -34,10 +35,9 @@ class CaptionWords(Filter):
 
     def keep(self, pairs: pa.RecordBatch) -> pa.Array:
         words = pairs["caption_words"]
-        reasons = pc.case_when(
-            pc.make_struct(pc.is_null(words), pc.less(words, self.least), pc.greater(words, self.most)),
-            "null_text",
-            "too_few_words",
-            "too_many_words",
+        return first_reason(
+            len(words),
+            (pc.is_null(words), "null_text"),
+            (pc.less(words, self.least), "too_few_words"),
+            (pc.greater(words, self.most), "too_many_words"),
         )
-        return reasons.cast(pa.string())

@@ -20,7 +20,7 @@ from pydantic import Field, PositiveInt, PrivateAttr, model_validator
 
 from pairsieve.filters import _top
 from pairsieve.filters._clip import Clip
-from pairsieve.filters.base import PoolFilter, Resources, Runtime, Threshold, UnknownColumnError, batches
+from pairsieve.filters.base import PoolFilter, Resources, Runtime, Threshold, UnknownColumnError, batches, first_reason
 from pairsieve.schemas.errors import UserError
 
 DEMO = "pairsieve-demo"
@@ -140,22 +140,19 @@ class ClipScore(PoolFilter):
 
     def keep(self, pairs: pa.RecordBatch, settled: Mapping[str, Any]) -> pa.Array:
         scores = pairs[self.score_column]
-        minimum = None if self.min is None else pa.scalar(self.min, scores.type)
-        reason = self._missing(pairs, scores)
-        for least, name in ((minimum, "below_min"), (_top.threshold(settled, scores.type), "below_top")):
-            if least is not None:
-                low = pc.and_(pc.is_null(reason), _top.below(scores, least))
-                reason = pc.if_else(low, name, reason)
-        return reason
-
-    def _missing(self, pairs: pa.RecordBatch, scores: pa.Array) -> pa.Array:
-        """Why a pair without a score goes; a step that only measures lets it stay."""
-        stays = pa.scalar(None, pa.string())
         if self.min is None and self.top is None:
             return pa.nulls(pairs.num_rows, pa.string())
-        why = "no_score" if self.column else pc.fill_null(pairs["clip_score_error"], "no_score")
+        minimum = None if self.min is None else pa.scalar(self.min, scores.type)
+        limits = ((minimum, "below_min"), (_top.threshold(settled, scores.type), "below_top"))
+        below = [(_top.below(scores, least), name) for least, name in limits if least is not None]
         missing = pc.fill_null(pc.or_(pc.is_null(scores), pc.is_nan(scores)), True)
-        return pc.if_else(missing, why, stays).cast(pa.string())
+        reasons = first_reason(pairs.num_rows, (missing, "no_score"), *below)
+        return reasons if self.column else _say_why(reasons, missing, pairs["clip_score_error"])
+
+
+def _say_why(reasons: pa.DictionaryArray, missing: pa.Array, error: pa.Array) -> pa.Array:
+    """The error of a pair that could not be scored, where one was recorded."""
+    return pc.if_else(pc.and_(missing, pc.is_valid(error)), error, reasons.cast(pa.string()))
 
 
 def _directory(model: str) -> Path | None:

@@ -37,6 +37,8 @@ class ExactDuplicates(GroupFilter):
     so no two survivors share a key.  The reason is ``same_<columns>``.
     """
 
+    batch_rows = 65_536
+
     by: Annotated[tuple[Key, ...] | None, WithJsonSchema(_BY_SCHEMA)] = Field(
         None, description="keys: each a column or a list of columns"
     )

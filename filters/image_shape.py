@@ -13,7 +13,7 @@ from PIL import AvifImagePlugin, BmpImagePlugin, ImageFile, JpegImagePlugin, Png
 from pydantic import Field, NonNegativeInt
 
 from pairsieve.filters._headers import HEAD_BYTES, read_header, sniff
-from pairsieve.filters.base import Filter, Threshold
+from pairsieve.filters.base import Filter, Threshold, first_reason
 
 _SIZES = (("original_width", "original_height"), ("width", "height"))
 _LARGEST = 2**31 - 1
@@ -34,6 +34,8 @@ class ImageShape(Filter):
     are written too.  Reasons: ``no_size`` (null, zero, or no readable header), ``too_small``,
     ``too_narrow``.
     """
+
+    batch_rows = 65_536
 
     shortest: Threshold[NonNegativeInt] = Field(200, description="least pixels of the shorter side")
     aspect: Threshold[float] = Field(
@@ -66,8 +68,12 @@ class ImageShape(Filter):
 
     def keep(self, pairs: pa.RecordBatch) -> pa.Array:
         short, ratio = pairs["short_side"], pairs["aspect_ratio"]
-        cases = pc.make_struct(pc.is_null(ratio), pc.less(short, self.shortest), pc.greater(ratio, self.aspect))
-        return pc.case_when(cases, "no_size", "too_small", "too_narrow").cast(pa.string())
+        return first_reason(
+            len(ratio),
+            (pc.is_null(ratio), "no_size"),
+            (pc.less(short, self.shortest), "too_small"),
+            (pc.greater(ratio, self.aspect), "too_narrow"),
+        )
 
 
 def _pixels(sides: pa.Array) -> pa.Array:

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 from pydantic import Field, PrivateAttr
 
 from pairsieve.filters._expressions import check_type, columns_of, connect, evaluate
-from pairsieve.filters.base import Filter, Threshold
+from pairsieve.filters.base import Filter, Threshold, first_reason
 
 
 class Where(Filter):
@@ -46,11 +46,5 @@ class Where(Filter):
         if self._connection is None:
             self.open()
         assert self._connection is not None
-        return _reasons(evaluate(self._connection, self.expression, pairs))
-
-
-def _reasons(value: pa.Array) -> pa.Array:
-    """Null where true; else why not."""
-    unknown = pc.is_null(value)
-    reason = pc.if_else(pc.fill_null(value, False), pa.scalar(None, pa.string()), "false")
-    return pc.if_else(unknown, "null", reason)
+        value = evaluate(self._connection, self.expression, pairs)
+        return first_reason(len(value), (pc.is_null(value), "null"), (pc.invert(value), "false"))

@@ -8,14 +8,15 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from pairsieve.pipelines.run import Result, run
+    from pairsieve.pipelines.run import run
+    from pairsieve.pipelines.runner import Result
     from pairsieve.schemas.errors import PairsieveError, UserError
 
 __all__ = ["PairsieveError", "Result", "UserError", "run"]
 
 _HOMES = {
     "PairsieveError": "pairsieve.schemas.errors",
-    "Result": "pairsieve.pipelines.run",
+    "Result": "pairsieve.pipelines.runner",
     "UserError": "pairsieve.schemas.errors",
     "run": "pairsieve.pipelines.run",
 }

@@ -11,34 +11,50 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import duckdb
+import fsspec
 import pyarrow as pa
 
-from pairsieve.pipelines.store import Store
+from pairsieve.pipelines.store import Store, filesystem, is_local
 from pairsieve.schemas import columns
 from pairsieve.schemas.errors import QueryError, UserError
 
 if TYPE_CHECKING:  # a query needs no filters, which cost half a second to import
     from pairsieve.pipelines.plan import Plan
+    from pairsieve.pipelines.pools import Pool, PoolShard
 
 CATALOG = "catalog.duckdb"
 
 
-def write_catalog(store: Store, plan: "Plan") -> None:
+def write_catalog(store: Store, plan: "Plan", pool: "Pool", shards: Sequence["PoolShard"]) -> None:
     """Write the catalog file: elsewhere first, since a reader may have the old one open."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / CATALOG
         with duckdb.connect(str(path)) as con:
-            if not store.local:
-                con.register_filesystem(store.fs)
+            _register(con, [store.fs, pool.fs])
             con.execute(f"SET file_search_path = {_text(store.base)}")
-            for statement in views(store, plan):
+            _write_shards(con, shards)
+            for statement in views(store, plan, pool, shards):
                 con.execute(statement)
         store.write(CATALOG, path.read_bytes())
 
 
-def views(store: Store, plan: "Plan") -> Iterator[str]:
+def _write_shards(con: duckdb.DuckDBPyConnection, shards: Sequence["PoolShard"]) -> None:
+    """The table ``shards``: where the pairs of each lie that were not copied."""
+    con.execute("CREATE TABLE shards (shard INTEGER, rows BIGINT, file VARCHAR, first BIGINT, is_copied BOOLEAN)")
+    found: dict[str, list[object]] = {"shard": [], "rows": [], "file": [], "first": [], "is_copied": []}
+    ends: dict[str | None, int] = {}
+    for s in shards:  # row groups of a file follow each other, shard by shard
+        first = ends.get(s.media, 0)
+        ends[s.media] = first + s.rows
+        for name, value in zip(found, (s.index, s.rows, _duck_path(s.media), first, bool(s.checksum)), strict=True):
+            found[name].append(value)
+    con.register("found", pa.table(found))
+    con.execute("INSERT INTO shards SELECT * FROM found")
+
+
+def views(store: Store, plan: "Plan", pool: "Pool", shards: Sequence["PoolShard"]) -> Iterator[str]:
     """The statements that make the views; a step that measured nothing gets an empty view of its columns."""
-    yield _view("pairs", _files(store, "pairs"), columns.PAIRS)
+    yield _pairs(store, pool, shards)
     yield _view("verdicts", _files(store, "verdicts"), columns.VERDICTS)
     measured = [step for step in plan.steps if step.measures]
     for step in measured:
@@ -50,6 +66,32 @@ def views(store: Store, plan: "Plan") -> Iterator[str]:
     yield _scores(plan)
     if plan.recipe.output.dataset is not None:
         yield _view("dataset", _files(store, "dataset"), None)
+
+
+def _pairs(store: Store, pool: "Pool", shards: Sequence["PoolShard"]) -> str:
+    """The pool: its files under ``pairs/``, and the source's own rows where they were not copied."""
+    in_place = list(dict.fromkeys(_duck_path(s.media) for s in shards if not s.checksum))
+    if not in_place:
+        return _view("pairs", _files(store, "pairs"), columns.PAIRS)
+    given = {name: f"f.{_quote(theirs)}" for name, theirs in pool.source_columns().items()}
+    given |= {"shard": "s.shard", "row": "CAST(f.file_row_number - s.first AS INTEGER)"}
+    names = list(dict.fromkeys((*columns.PAIRS.names, *(n for n in given))))
+    found = ", ".join(f"{given.get(name, 'CAST(NULL AS VARCHAR)')} AS {_quote(name)}" for name in names)
+    files = ", ".join(_text(str(name)) for name in in_place)
+    options = "filename = '_file', file_row_number = true, hive_partitioning = false"
+    sql = f"""
+        SELECT {found} FROM read_parquet([{files}], {options}) f JOIN shards s ON f._file = s.file AND NOT s.is_copied
+        AND f.file_row_number >= s.first AND f.file_row_number < s.first + s.rows
+    """
+    if copied := _files(store, "pairs"):
+        own = ", ".join(map(_quote, names))
+        sql += f" UNION ALL SELECT {own} FROM read_parquet({_text(copied)}, hive_partitioning = false)"
+    return f"CREATE VIEW pairs AS {sql}"
+
+
+def _duck_path(url: str | None) -> str | None:
+    """How DuckDB calls a source file: a plain path where it is local."""
+    return url.removeprefix("file://") if url else None
 
 
 def _scores(plan: "Plan") -> str:
@@ -94,20 +136,33 @@ def _duck(kind: pa.DataType) -> str:
 def connect(root: str) -> Iterator[duckdb.DuckDBPyConnection]:
     """A connection to a copy of the catalog, so that temporary tables may be made and no file is written.
 
-    Raises ``UserError`` where there is no finished run.
+    Raises ``UserError`` where there is no finished run, or a damaged catalog.
     """
     store = Store(root)
     if not store.exists(CATALOG):
         raise UserError(f"{root}: no finished run here ({CATALOG} is missing); pairsieve run RECIPE --out {root}")
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / CATALOG
-        path.write_bytes(store.read(CATALOG))
-        with duckdb.connect(str(path)) as con:
-            if store.local:
-                con.execute(f"SET file_search_path = {_text(store.base)}")
-            else:
-                con.register_filesystem(store.fs)
-            yield con
+    with tempfile.TemporaryDirectory() as folder, _open(store, Path(folder) / CATALOG) as con:
+        if store.local:
+            con.execute(f"SET file_search_path = {_text(store.base)}")
+        sources = con.execute("SELECT DISTINCT regexp_extract(file, '^[^:/]+://') FROM shards").fetchall()
+        _register(con, [store.fs, *(filesystem(protocol)[0] for (protocol,) in sources if protocol)])
+        yield con
+
+
+def _open(store: Store, copy: Path) -> duckdb.DuckDBPyConnection:
+    try:
+        copy.write_bytes(store.read(CATALOG))
+        return duckdb.connect(str(copy))
+    except (IsADirectoryError, duckdb.Error):
+        raise UserError(f"{store.root}: {CATALOG} is damaged; run the recipe again, which measures nothing") from None
+
+
+def _register(con: duckdb.DuckDBPyConnection, found: Sequence[fsspec.AbstractFileSystem]) -> None:
+    """Let DuckDB read through fsspec what is not on this machine."""
+    for fs in found:
+        name = fs.protocol if isinstance(fs.protocol, str) else fs.protocol[0]
+        if not is_local(fs) and not con.filesystem_is_registered(name):
+            con.register_filesystem(fs)
 
 
 def query(root: str, sql: str, parameters: Sequence[object] | Mapping[str, object] = ()) -> pa.Table:

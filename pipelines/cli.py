@@ -3,9 +3,11 @@
 import csv
 import json
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,7 +16,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from pairsieve.schemas.errors import PairsieveError, UserError
+from pairsieve.pipelines.storage_errors import explain, is_exhausted
+from pairsieve.schemas.errors import MissingExtraError, PairsieveError, UserError
 
 DEBUG = "PAIRSIEVE_DEBUG"
 """Environment variable that lets an unforeseen error end in its traceback."""
@@ -50,6 +53,9 @@ def main() -> None:
         sys.stderr.close()  # the reader of our output left; say nothing more
         sys.exit(0)
     except OSError as error:
+        if is_exhausted(error):
+            print(f"error: {explain(error, 'this machine')}", file=sys.stderr)
+            sys.exit(1)
         print(f"error: {error.filename or ''}: {error.strerror or error}", file=sys.stderr)
         sys.exit(2)
     except Exception as error:
@@ -90,14 +96,42 @@ def run(
 
 
 @app.command()
-def plan(recipe: RecipeArg, set_: SetOption = None) -> None:
-    """Check a recipe and show what a run of it would do; reads no more than the head of the input."""
-    from pairsieve.pipelines.describe import plan_tables
-    from pairsieve.pipelines.run import load
+def plan(
+    recipe: RecipeArg,
+    out: Annotated[str | None, typer.Option(help="run directory, to see what it re-uses; nothing is written")] = None,
+    set_: SetOption = None,
+    sample: Annotated[int, typer.Option(min=0, help="pairs to try for costs; 0: no fetching, no model")] = 256,
+    engine: EngineOption = "auto",
+    ray_address: AddressOption = None,
+    workers: WorkersOption = None,
+    json_: Annotated[bool, typer.Option("--json", help="one JSON object instead of tables")] = False,
+) -> None:
+    """Check a recipe and show what a run of it would measure, why, and what it would cost."""
+    from pairsieve.pipelines.capacity import local_capacity
+    from pairsieve.pipelines.capacity import refusals as refused
+    from pairsieve.pipelines.estimate import estimate
+    from pairsieve.pipelines.plan_page import plan_json, plan_page
+    from pairsieve.pipelines.progress import reporter
+    from pairsieve.pipelines.run import load, open_run
 
     pool, made, _ = load(recipe, set_ or ())
-    for part in plan_tables(pool, made):
-        _console().print(part, soft_wrap=isinstance(part, str))
+    if out is not None:
+        open_run(out, pool)
+    is_cluster = ray_address is not None
+    if _engine(engine) == "local" and is_cluster:
+        raise UserError(f"--ray-address {ray_address} goes with --engine ray, not local")
+    report = estimate(
+        pool, made, out=out, sample_rows=sample, workers=workers, is_cluster=is_cluster, progress=reporter()
+    )
+    idle = {step.id for step in report.steps if step.cost is None}
+    refusals = refused(made, local_capacity() if ray_address is None else _capacity_at(ray_address), idle)
+    if json_:
+        print(json.dumps(plan_json(made, report, refusals), indent=2, ensure_ascii=False))
+    else:
+        for part in plan_page(made, report, refusals):
+            _console().print(part)
+    if refusals:
+        raise typer.Exit(2)
 
 
 @app.command()
@@ -178,14 +212,28 @@ def demo(
     show(outcome, _console())
 
 
+def _capacity_at(address: str) -> Any:
+    """What the nodes of a Ray cluster have."""
+    if find_spec("ray") is None:
+        raise MissingExtraError("--ray-address needs Ray: pip install 'pairsieve[ray]'")
+    from pairsieve.pipelines.engine_ray import capacity_at
+
+    return capacity_at(address)
+
+
 @contextmanager
 def _resumable() -> Iterator[None]:
-    """Ctrl-C stops a run with a line, not a traceback."""
+    """Ctrl-C, or a scheduler's SIGTERM, stops a run with a line, not a traceback; its workers end with it."""
+    signal.signal(signal.SIGTERM, _terminated)
     try:
         yield
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         print("stopped; the same command continues", file=sys.stderr)
-        raise typer.Exit(130) from None
+        raise typer.Exit(143 if stop.args else 130) from None
+
+
+def _terminated(*_: Any) -> None:
+    raise KeyboardInterrupt("terminated")
 
 
 def _engine(name: str) -> Any:

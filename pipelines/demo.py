@@ -16,8 +16,10 @@ from rich.table import Table
 from pairsieve.pipelines import catalog
 from pairsieve.pipelines.demo_pool import DemoPool, build_pool, write_truth, write_url_list
 from pairsieve.pipelines.demo_server import DemoServer, serve
+from pairsieve.pipelines.engines import EngineName
 from pairsieve.pipelines.progress import Reporter
-from pairsieve.pipelines.run import EngineName, Result, run
+from pairsieve.pipelines.run import run
+from pairsieve.pipelines.runner import Result
 
 TARGETS = {
     "boilerplate_text": "caption_words",

@@ -1,51 +1,19 @@
-"""What plans, filters and recipes look like, for people and editors."""
+"""What filters and recipes look like, for people and editors."""
 
 from typing import Any
 
 from pydantic import BaseModel
 from rich.console import RenderableType
-from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from pairsieve.filters.base import AnyFilter, GroupFilter, PoolFilter, deciding_settings
+from pairsieve.filters.base import AnyFilter, GroupFilter, PoolFilter
 from pairsieve.filters.load import describe, load, names
-from pairsieve.pipelines.dataset import dataset_types
-from pairsieve.pipelines.plan import Plan, Step
-from pairsieve.pipelines.pools import Pool
 from pairsieve.schemas.errors import UserError
 from pairsieve.schemas.recipe import POOLS, Output, Recipe
 
 
-def plan_tables(pool: Pool, plan: Plan) -> list[RenderableType]:
-    """The pool, the steps pass by pass, the outputs."""
-    tasks = pool.tasks()
-    size = f"{len(tasks):,} shards" if tasks is not None else f"shards of {plan.recipe.pool.shard_rows:,} pairs"
-    table = Table(title="Steps")
-    for name in ("pass", "step", "filter", "reads", "writes", "decides by", "of"):
-        table.add_column(name, overflow="fold")
-    for number, steps in enumerate(plan.passes, 1):
-        for k in steps:
-            table.add_row(*_cells(str(number), *_step_row(plan.steps[k])))
-        table.add_section()
-    output = plan.recipe.output
-    written = [f"dataset/ ({', '.join(dataset_types(plan))})"] if output.dataset is not None else []
-    written += [output.subset] if output.subset else []
-    return [
-        escape(f"pool: {plan.recipe.pool_kind}, {size}; columns: {', '.join(plan.pool_types)}"),
-        table,
-        escape(f"output: {', '.join(written) or 'scores and verdicts only'}; seed {plan.recipe.seed}"),
-    ]
-
-
-def _step_row(step: Step) -> tuple[str, ...]:
-    deciding = deciding_settings(step.filter)
-    shown = ", ".join(f"{name}: {value}" for name, value in deciding.items() if value not in (None, ""))
-    reads = (*step.reads, *(n for n in step.keep_reads if n not in step.reads))
-    return step.id, step.name, ", ".join(reads), ", ".join(step.stored), shown, "pool" if step.of_pool else "survivors"
-
-
-def _cells(*values: str) -> list[Text]:
+def cells(*values: str) -> list[Text]:
     """Plain text: rich would take ``[text]`` in an expression or a type for a style."""
     return [Text(value) for value in values]
 
@@ -62,7 +30,7 @@ def filters_table() -> RenderableType:
         table.add_column(column)
     for name in names():
         made = load(name)
-        table.add_row(*_cells(name, kind_of(made), (made.__doc__ or "").strip().split("\n")[0]))
+        table.add_row(*cells(name, kind_of(made), (made.__doc__ or "").strip().split("\n")[0]))
     return table
 
 
@@ -76,7 +44,7 @@ def filter_page(name: str) -> list[RenderableType]:
     for column in ("name", "type", "default", "role", "what"):
         table.add_column(column, overflow="fold")
     for row in describe(made):
-        table.add_row(*_cells(*row.values()))
+        table.add_row(*cells(*row.values()))
     lines = [line.removeprefix("    ") for line in (made.__doc__ or "").strip().split("\n")]
     writes = ", ".join(f"{column} {kind}" for column, kind in made.writes.items())
     reads = ", ".join(made.reads)

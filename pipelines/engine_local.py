@@ -1,27 +1,35 @@
 """The local engine: this process for one worker, a process pool for more.  Starts in well under a second.
 
 Workers come from a fork server, never from a fork of this process, whose threads would not survive it.
+Where a task's workers hold much memory, or a GPU, there are only as many as fit together.
 """
 
+import fcntl
 import multiprocessing
 import os
 import pickle
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from pathlib import Path
 from typing import Any, TypeVar
-from uuid import uuid4
 
-from pairsieve.pipelines.engine import ATTEMPTS, Failure, Needs, Task, guarded, label_of, raise_for
+from pairsieve.pipelines import machine
+from pairsieve.pipelines.capacity import fitted, local_capacity
+from pairsieve.pipelines.engine import ATTEMPTS, Capacity, Failure, Failures, Needs, Task, guarded, label_of
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 _CURRENT: dict[str, Callable[[Any], Any]] = {}
-"""In a worker process: the task at hand, unpickled once rather than once an item."""
+"""In a worker process: the task at hand by its file, read once rather than once an item."""
 
 
 class LocalEngine:
@@ -29,73 +37,104 @@ class LocalEngine:
 
     name = "local"
 
-    def __init__(self, workers: int | None = None) -> None:
-        """Start nothing yet; ``workers`` None = one for each CPU that this process may use."""
-        self.workers = workers or cpus()
+    def __init__(self, workers: int | None = None, hold: str | None = None) -> None:
+        """Start nothing yet; ``workers`` None = one for each CPU that this process may use.
+
+        ``hold`` is a file that workers lock while they live, so that a later run can wait for orphans to end.
+        """
+        self._chosen, self._hold = workers, hold
         self._pool: ProcessPoolExecutor | None = None
+        self._width = 0
 
     def map(
         self, task: Task[Item, Result], items: Sequence[Item], needs: Needs, label: str
     ) -> Iterator[tuple[int, Result]]:
         """See ``Engine.map``."""
+        width = self._fit(needs)
         results = (
-            self._here(task, items, label) if min(self.workers, len(items)) <= 1 else self._there(task, items, label)
+            self._here(task, items, label) if min(width, len(items)) <= 1 else self._there(task, items, label, width)
         )
-        failures: list[Failure] = []
+        failures = Failures()
         for i, result in results:
             if isinstance(result, Failure):
-                failures.append(result)
+                failures.add(result)
+                if result.stops:
+                    results.close()
             else:
                 yield i, result
-        raise_for(failures)
+        failures.raise_if_any()
 
-    def _here(self, task: Callable[[Any], Any], items: Sequence[Any], label: str) -> Iterator[tuple[int, Any]]:
+    def capacity(self) -> Capacity:
+        """This machine."""
+        return local_capacity()
+
+    def _fit(self, needs: Needs) -> int:
+        """Workers that fit together; a number that the user chose gives way to memory alone.
+
+        All share one GPU: nobody tells them apart here, as Ray does.
+        """
+        capacity = self.capacity()
+        (here,) = capacity.machines
+        if self._chosen is not None:
+            return max(1, min(self._chosen, here.memory // needs.memory if needs.memory else self._chosen))
+        slots = replace(here, gpus=min(here.gpus, 1.0)).slots(fitted(needs, capacity))
+        return max(1, min(slots, machine.cpus()))
+
+    def _here(self, task: Callable[[Any], Any], items: Sequence[Any], label: str) -> Generator[tuple[int, Any]]:
         for i, item in enumerate(items):
             yield i, guarded(task, item, label_of(label, item))
 
-    def _there(self, task: Callable[[Any], Any], items: Sequence[Any], label: str) -> Iterator[tuple[int, Any]]:
-        token, payload = uuid4().hex, pickle.dumps(task)
-        waiting = list(range(len(items)))[::-1]
-        running: dict[Future[Any], int] = {}
-        try:
-            while waiting or running:
-                while waiting and len(running) < 2 * self.workers:
-                    i = waiting.pop()
-                    running[self._submit(token, payload, items[i], label)] = i
-                done, _ = wait(running, return_when=FIRST_COMPLETED)
-                for future in done:
-                    i = running.pop(future)
-                    if isinstance(future.exception(), BrokenProcessPool):
-                        suspects = sorted([i, *running.values()])
-                        running.clear()
-                        self._drop_pool()
-                        yield from self._alone(token, payload, [(k, items[k]) for k in suspects], label)
-                        break
-                    yield i, future.result()
-        except BaseException:
-            self._kill()
-            raise
+    def _there(
+        self, task: Callable[[Any], Any], items: Sequence[Any], label: str, width: int
+    ) -> Generator[tuple[int, Any]]:
+        waiting, running = list(range(len(items)))[::-1], dict[Future[Any], int]()
+        with _shipped(task) as file:
+            try:
+                while waiting or running:
+                    while waiting and len(running) < 2 * width:
+                        i = waiting.pop()
+                        running[self._submit(file, items[i], label, width)] = i
+                    done, _ = wait(running, return_when=FIRST_COMPLETED)
+                    for future in done:
+                        i = running.pop(future)
+                        if isinstance(future.exception(), BrokenProcessPool):
+                            suspects = sorted([i, *running.values()])
+                            running.clear()
+                            self._drop_pool()
+                            yield from self._alone(file, [(k, items[k]) for k in suspects], label, width)
+                            break
+                        yield i, future.result()
+            except BaseException:
+                self._kill()
+                raise
 
     def _alone(
-        self, token: str, payload: bytes, suspects: Sequence[tuple[int, Any]], label: str
+        self, file: str, suspects: Sequence[tuple[int, Any]], label: str, width: int
     ) -> Iterator[tuple[int, Any]]:
         """Items that were under way when a worker died, one at a time, so that the guilty one is known."""
         for i, item in suspects:
             result: Any = Failure(label_of(label, item), f"killed its worker {ATTEMPTS} times", False)
             for _ in range(ATTEMPTS - 1):
-                future = self._submit(token, payload, item, label)
+                future = self._submit(file, item, label, width)
                 if not isinstance(future.exception(), BrokenProcessPool):
                     result = future.result()
                     break
                 self._drop_pool()
             yield i, result
 
-    def _submit(self, token: str, payload: bytes, item: Any, label: str) -> Future[Any]:
-        if self._pool is None:
+    def _submit(self, file: str, item: Any, label: str, width: int) -> Future[Any]:
+        if self._pool is None or self._width != width:
+            self._drop_pool()
             context = multiprocessing.get_context("forkserver")
-            self._pool = ProcessPoolExecutor(self.workers, mp_context=context, initializer=_ignore_interrupt)
-        with _main_not_imported():
-            return self._pool.submit(_call, token, payload, item, label)
+            begin = (os.getpid(), dict(os.environ), self._hold)  # the fork server has the environment of its own start
+            self._pool = ProcessPoolExecutor(width, mp_context=context, initializer=_begin, initargs=begin)
+            self._width = width
+        try:
+            with _main_not_imported():
+                return self._pool.submit(_call, file, item, label)
+        except BrokenProcessPool:  # a worker died while it had nothing to do
+            self._drop_pool()
+            return self._submit(file, item, label, width)
 
     def _drop_pool(self) -> None:
         if self._pool is not None:
@@ -114,22 +153,43 @@ class LocalEngine:
         self._drop_pool()
 
 
-def cpus() -> int:
-    """CPUs that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+@contextmanager
+def _shipped(task: Callable[[Any], Any]) -> Iterator[str]:
+    """A file with the task: a pool of many files makes it large, and each item would carry it to a worker again."""
+    with tempfile.NamedTemporaryFile(prefix="pairsieve-") as file:
+        pickle.dump(task, file)
+        file.flush()
+        yield file.name
 
 
-def _call(token: str, payload: bytes, item: Any, label: str) -> Any:
+def _call(file: str, item: Any, label: str) -> Any:
     """In a worker: run the task on one item."""
-    if token not in _CURRENT:
+    if file not in _CURRENT:
         _CURRENT.clear()
-        _CURRENT[token] = pickle.loads(payload)
-    return guarded(_CURRENT[token], item, label_of(label, item))
+        _CURRENT[file] = pickle.loads(Path(file).read_bytes())
+    return guarded(_CURRENT[file], item, label_of(label, item))
 
 
-def _ignore_interrupt() -> None:
-    """Ctrl-C reaches the whole process group; the driver decides, workers do not."""
+def _begin(driver: int, environment: dict[str, str], hold: str | None) -> None:
+    """Make a worker one of this driver: its environment, its end, its lock.
+
+    Ctrl-C reaches the whole process group; the driver decides, workers do not.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    os.environ.clear()
+    os.environ.update(environment)
+    threading.Thread(target=_follow, args=(driver,), name="pairsieve driver", daemon=True).start()
+    if hold is not None:
+        fcntl.flock(os.open(hold, os.O_RDWR | os.O_CREAT, 0o666), fcntl.LOCK_SH)  # until the process ends
+
+
+def _follow(driver: int) -> None:
+    """End this worker when its driver is gone: the fork server lives as long as a worker does."""
+    with suppress(ProcessLookupError):
+        while True:
+            os.kill(driver, 0)
+            time.sleep(0.2)
+    os._exit(1)
 
 
 @contextmanager

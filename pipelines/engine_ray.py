@@ -1,20 +1,26 @@
-"""The Ray engine: Ray Data over shards, a row a shard, on this machine or a cluster.
+"""The Ray engine: a shard an item, on actors of this machine or of a cluster.
 
-Only small records pass through Ray; workers read, score and commit shards themselves.  Starting Ray
-on a laptop costs about 10 CPU-seconds, each task 13 CPU-milliseconds.  Tasks that hold models run in a pool of
-actors of fixed size with fractional CPUs: actors that occupy every CPU would hang the run.
+Only small records pass through Ray; workers read, score and commit shards themselves.  Starting Ray on a
+laptop costs about 4 CPU-seconds, a worker 1, an item 1.5 CPU-milliseconds (0.6 of them in the driver).
 """
 
 import logging
 import os
 import pickle
 import sys
-from collections.abc import Callable, Iterator, Sequence
+import tempfile
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
-from uuid import uuid4
 
-from pairsieve.pipelines.engine import ATTEMPTS, Failure, Needs, Task, guarded, label_of, raise_for
+from pairsieve.pipelines import machine
+from pairsieve.pipelines.capacity import fitted, refusal
+from pairsieve.pipelines.engine import Capacity, Failure, Failures, Machine, Needs, Task
+from pairsieve.pipelines.plan import Plan
+from pairsieve.pipelines.pools import Pool
+from pairsieve.pipelines.ray_check import package, problems, raise_for, site_of
+from pairsieve.pipelines.ray_worker import Site
+from pairsieve.pipelines.ray_workers import Workers
 from pairsieve.pipelines.store import Store
 from pairsieve.schemas.errors import PairsieveError, UserError
 
@@ -22,9 +28,7 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 _SETTINGS = {
-    "RAY_DATA_PARQUET_FOOTER_NUM_ACTORS": "1",
     "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_BACKEND_LOG_LEVEL": "fatal",
 }
@@ -42,140 +46,99 @@ class RayEngine:
             os.environ.setdefault(name, value)
         import ray
 
-        self._ray = ray
-        self._owns = not ray.is_initialized()
-        self._ledger = Ledger(store, uuid4().hex)
+        self._ray, self._store, self._chosen = ray, store, workers
+        self._address, self._owns = address, not ray.is_initialized()
+        self._site: Site | None = None
+        self._workers: Workers | None = None
         if self._owns:
             _start(ray, address, workers)
-        self.workers = max(1, int(workers or ray.cluster_resources().get("CPU", 1)))
-        self.gpus = float(ray.cluster_resources().get("GPU", 0))
+
+    def check(self, plan: Plan, pool: Pool) -> None:
+        """Raise ``UserError`` where a node lacks what the run needs; later nodes are checked as their workers start.
+
+        To a cluster that has no pairsieve, or another, this one is sent; Ray keeps it with the job.
+        """
+        site = site_of(self._store, plan, pool)
+        found = list(problems(self._ray, site))
+        if self._owns and self._address and any(problem.is_code for _, problem in found):
+            self._ray.shutdown()
+            _start(self._ray, self._address, self._chosen, send=str(package()))
+            found = list(problems(self._ray, site))
+        raise_for(found)
+        self._site = site
+
+    def capacity(self) -> Capacity:
+        """The nodes that are alive now and have CPUs to work with; a head often has none."""
+        nodes = [node["Resources"] for node in self._ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
+        found = [Machine(r["CPU"], r.get("GPU", 0.0), int(r.get("memory", 0))) for r in nodes]
+        return Capacity(tuple(found), "this Ray")
 
     def map(
         self, task: Task[Item, Result], items: Sequence[Item], needs: Needs, label: str
     ) -> Iterator[tuple[int, Result]]:
-        """See ``Engine.map``."""
+        """See ``Engine.map``; raises ``UserError`` where no node can hold a worker."""
         if not items:
             return
-        failures: list[Failure] = []
-        for row in self._rows(task, items, needs, label):
-            result = pickle.loads(row["result"])  # written by our own task a moment ago
+        workers = self._workers_for(needs, label)
+        failures = Failures()
+        for i, result in workers.run(self._ray.put(pickle.dumps(task)), items, label):
             if isinstance(result, Failure):
-                failures.append(result)
+                failures.add(result)
+                if result.stops:
+                    break
             else:
-                yield int(row["i"]), result
-        raise_for(failures)
+                yield i, result
+        failures.raise_if_any()
 
-    def _rows(
-        self, task: Task[Item, Result], items: Sequence[Item], needs: Needs, label: str
-    ) -> Iterator[dict[str, Any]]:
-        from ray.data import ActorPoolStrategy, TaskPoolStrategy
+    def _workers_for(self, needs: Needs, label: str) -> Workers:
+        """The workers of the task before where they suit; else they make room for others."""
+        capacity = self.capacity()
+        if line := refusal(label, needs, capacity):
+            raise UserError(line)
+        needs = fitted(needs, capacity)
+        if self._workers is None or self._workers.needs != needs:
+            self._stop_workers()
+            self._workers = Workers(self._ray, needs, self._chosen, self._site, self.capacity)
+        return self._workers
 
-        token = uuid4().hex[:8]
-        rows = [{"i": i, "item": pickle.dumps(item), "label": f"{label}\0{token}"} for i, item in enumerate(items)]
-        _quiet(self._ray)
-        data = self._ray.data.from_items(rows, override_num_blocks=len(rows))
-        if needs.gpus > self.gpus and not needs.gpu_optional:
-            has = f"this Ray has {self.gpus:g}"
-            raise UserError(f"{label} needs {needs.gpus:g} GPU, and {has}; write device: auto, or join another")
-        gpus = min(needs.gpus, self.gpus)
-        if needs.stateful:
-            size = max(1, min(int(self.gpus / gpus) if gpus else self.workers, len(items)))
-            # all actors together leave one CPU free, or Ray Data finds no slot for its own tasks
-            cpus = min(needs.cpus, max(0.1, (self.cpus - 1) / size)) if self.cpus > 1 else 0.5
-            mapped = data.map(
-                _Worker,
-                fn_args=(pickle.dumps(task), self._ledger),
-                compute=ActorPoolStrategy(size=size),
-                num_cpus=cpus,
-                num_gpus=gpus or None,
-            )
-        else:
-            mapped = data.map(
-                _run,
-                fn_args=(pickle.dumps(task), self._ledger),
-                compute=TaskPoolStrategy(size=min(self.workers, len(items))),
-            )
-        yield from mapped.iter_rows()
-
-    @property
-    def cpus(self) -> float:
-        """CPUs of the cluster."""
-        return float(self._ray.cluster_resources().get("CPU", 1))
+    def _stop_workers(self) -> None:
+        if self._workers is not None:
+            self._workers.close()
+        self._workers = None
 
     def close(self) -> None:
-        """Stop the Ray that this engine started; leave one that it joined."""
+        """Stop the workers, and the Ray that this engine started; leave one that it joined."""
+        self._stop_workers()
         if self._owns:
             self._ray.shutdown()
 
 
-class Ledger:
-    """Attempts at each item: Ray alone retries for ever what kills its worker."""
-
-    def __init__(self, store: Store, run: str) -> None:
-        """A fresh ledger for each run, so that a killed driver costs no item its tries."""
-        self._store, self._run = store, run
-
-    def attempt(self, name: str) -> int:
-        """How often the item was begun before now."""
-        for n in range(ATTEMPTS + 1):
-            path = f"_work/attempts/{self._run}/{name}.{n}"
-            mark = uuid4().hex.encode()
-            if self._store.exists(path):
-                continue
-            with self._store.create(path, exclusive=True) as file:
-                file.write(mark)
-            if self._store.read(path) == mark:
-                return n
-        return ATTEMPTS
+def capacity_at(address: str) -> Capacity:
+    """What a cluster has, asked from outside a run; raises ``PairsieveError`` where it cannot be reached."""
+    with tempfile.TemporaryDirectory() as folder:
+        engine = RayEngine(Store(folder), address)
+        try:
+            return engine.capacity()
+        finally:
+            engine.close()
 
 
-def _run(row: dict[str, Any], task: bytes, ledger: Ledger) -> dict[str, Any]:
-    """In a Ray worker: one item; the result travels as bytes."""
-    return _guard(row, pickle.loads(task), ledger)
-
-
-class _Worker:
-    """A Ray actor that keeps its task, and with it the opened models.
-
-    The task comes with each call, not with the constructor, whose arguments Ray may lose before it
-    restarts an actor (ray-project/ray#53727).
-    """
-
-    def __init__(self) -> None:
-        """No task yet."""
-        self._payload = b""
-        self._task: Callable[[Any], Any] | None = None
-
-    def __call__(self, row: dict[str, Any], payload: bytes, ledger: Ledger) -> dict[str, Any]:
-        """One item."""
-        if self._task is None or payload != self._payload:
-            self._payload, self._task = payload, pickle.loads(payload)
-        return _guard(row, self._task, ledger)
-
-
-def _guard(row: dict[str, Any], task: Callable[[Any], Any], ledger: Ledger) -> dict[str, Any]:
-    item = pickle.loads(row["item"])
-    label, _, token = row["label"].partition("\0")
-    name = label_of(label, item)
-    if ledger.attempt(f"{token}-{row['i']}") >= ATTEMPTS:
-        result: Any = Failure(name, f"killed its worker {ATTEMPTS} times", False)
-    else:
-        result = guarded(task, item, name)
-    return {"i": row["i"], "result": pickle.dumps(result)}
-
-
-def _start(ray: Any, address: str | None, workers: int | None) -> None:
+def _start(ray: Any, address: str | None, workers: int | None, send: str | None = None) -> None:
+    """Join, or start on this machine; ``send`` is a package that the workers shall import."""
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if address is None:
-        options |= {"include_dashboard": False, "object_store_memory": OBJECT_STORE, "num_cpus": workers}
+        cpus = max(workers or 0, machine.cpus())  # a step may need several, whatever the number of workers
+        options |= {"include_dashboard": False, "object_store_memory": OBJECT_STORE, "num_cpus": cpus}
+    if send is not None:
+        options["runtime_env"] = {"py_modules": [send]}
     try:
         with _stderr_closed():
             ray.init(address=address or "local", **options)
-    except (ConnectionError, ValueError, RuntimeError) as error:
-        where = address or "on this machine"
-        raise PairsieveError(
-            f"Ray {where} cannot be reached: {str(error).splitlines()[0]}; check --ray-address"
-        ) from None
+    except (ConnectionError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
+        where = f"at {address}" if address else "on this machine"
+        line = str(error).strip().splitlines()[0]
+        help_ = "check --ray-address, and RAY_AUTH_MODE=token where it asks for a token" if address else "see its logs"
+        raise PairsieveError(f"Ray {where} cannot be reached: {line}; {help_}") from None
 
 
 @contextmanager
@@ -190,11 +153,3 @@ def _stderr_closed() -> Iterator[None]:
         os.dup2(kept, 2)
         os.close(kept)
         os.close(nowhere)
-
-
-def _quiet(ray: Any) -> None:
-    """No bars and no banners: progress is ours."""
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False
-    context.print_on_execution_start = False
-    logging.getLogger("ray.data").setLevel(logging.ERROR)

@@ -5,7 +5,7 @@ about a minute on two cores (22 CPU-seconds for the counting).
 """
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -18,6 +18,8 @@ from pairsieve.pipelines.store import Store
 from pairsieve.schemas import columns
 
 MEMORY = "4GB"
+FILES = 500
+"""Files of a query."""
 
 
 def group(store: Store, step: Step) -> int:
@@ -29,9 +31,7 @@ def group(store: Store, step: Step) -> int:
         return 0
     with workshop(store) as con:
         files = [store.url(f"_work/{step.id}/{name}") for name in names]
-        con.execute(
-            "CREATE TABLE pairs AS SELECT * FROM read_parquet($files, hive_partitioning = false)", {"files": files}
-        )
+        load(con, "pairs", files)
         con.execute(
             "CREATE TABLE lost (uid VARCHAR, shard INTEGER, row INTEGER, duplicate_of VARCHAR, duplicate_by VARCHAR)"
         )
@@ -71,12 +71,22 @@ def _write(store: Store, step: Step, con: duckdb.DuckDBPyConnection) -> int:
     return count
 
 
+def load(
+    con: duckdb.DuckDBPyConnection, table: str, files: Sequence[str], what: str = "*", where: str = "true"
+) -> None:
+    """A table from many Parquet files, a few at a time: DuckDB takes some kilobytes for each file of a query."""
+    for start in range(0, max(1, len(files)), FILES):
+        verb = f"INSERT INTO {table}" if start else f"CREATE TABLE {table} AS"
+        sql = f"{verb} SELECT {what} FROM read_parquet($files, hive_partitioning = false) WHERE {where}"
+        con.execute(sql, {"files": list(files[start : start + FILES])})
+
+
 @contextmanager
-def workshop(store: Store) -> Iterator[duckdb.DuckDBPyConnection]:
+def workshop(store: Store, memory: str = MEMORY) -> Iterator[duckdb.DuckDBPyConnection]:
     """A DuckDB database on disk for the length of a step, bounded in memory, that can read the run."""
     with (
         tempfile.TemporaryDirectory() as folder,
-        duckdb.connect(str(Path(folder) / "work.duckdb"), config={"memory_limit": MEMORY}) as con,
+        duckdb.connect(str(Path(folder) / "work.duckdb"), config={"memory_limit": memory}) as con,
     ):
         if not store.local:
             con.register_filesystem(store.fs)

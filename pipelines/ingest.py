@@ -2,6 +2,8 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
+from itertools import chain
 
 import pyarrow as pa
 
@@ -9,8 +11,17 @@ from pairsieve.pipelines.pool_img2dataset import Img2dataset
 from pairsieve.pipelines.pool_pairs import Pairs
 from pairsieve.pipelines.pool_urls import Urls
 from pairsieve.pipelines.pool_webdataset import Webdataset
-from pairsieve.pipelines.pools import Pool, PoolShard, ShardTask, complete, load_manifest, save_manifest, write_pairs
-from pairsieve.pipelines.store import Store
+from pairsieve.pipelines.pools import (
+    Pool,
+    PoolShard,
+    ShardTask,
+    complete,
+    load_manifest,
+    save_manifest,
+    stamp,
+    write_pairs,
+)
+from pairsieve.pipelines.store import Store, filesystem
 from pairsieve.schemas.errors import PoolError
 from pairsieve.schemas.recipe import Img2datasetPool, PairsPool, Recipe, UrlsPool, WebdatasetPool
 
@@ -51,12 +62,27 @@ def ingest(pool: Pool, store: Store, run: Run) -> list[PoolShard]:
         return known
     store.remove("pairs")
     tasks = pool.tasks()
-    shards = _stream(pool.stream(), store) if tasks is None else run(Ingest(pool, store), tasks)
+    if tasks is None:
+        shards: Iterable[PoolShard] = _stream(pool.stream(), store)
+    else:
+        copied = [task for task in tasks if task.rows is None]
+        shards = chain(in_place_shards(pool, tasks), run(Ingest(pool, store), copied))
     found = sorted(shards, key=lambda shard: shard.index)
     if not sum(shard.rows for shard in found):
         raise PoolError("the pool is empty: its files hold no row")
     save_manifest(store, identity, found)
     return found
+
+
+def in_place_shards(pool: Pool, tasks: Sequence[ShardTask]) -> Iterator[PoolShard]:
+    """Records of the shards that need no copy: they are what their source file is, and how the recipe reads it."""
+    stamps: dict[str, str] = {}
+    for task in tasks:
+        if task.rows is not None:
+            if task.path not in stamps:
+                stamps[task.path] = stamp(*filesystem(task.path))
+            content = f"{stamps[task.path]}{task.groups!r}{pool.reading()}"
+            yield PoolShard(task.index, task.rows, task.path, task.groups, sha256(content.encode()).hexdigest()[:32])
 
 
 def _stream(tables: Iterable[pa.Table], store: Store) -> Iterator[PoolShard]:

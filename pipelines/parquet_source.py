@@ -1,6 +1,6 @@
 """Parquet files of a pool: opened, read in batches, and cast with errors that name the file."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -29,6 +29,14 @@ def batches(file: Any, path: str, rows: int, **which: Any) -> Iterator[pa.Record
     """Batches of an open Parquet file; broken pages raise ``PoolError`` with the file's name."""
     try:
         yield from file.iter_batches(rows, use_threads=False, **which)
+    except (pa.ArrowException, OSError) as error:
+        raise PoolError(f"{path}: broken Parquet file: {first_line(error)}; fetch it again, or leave it out") from None
+
+
+def read_groups(file: Any, groups: Sequence[int], names: list[str], path: str) -> pa.Table:
+    """Columns of some row groups of an open file; broken pages raise ``PoolError`` with the file's name."""
+    try:
+        return file.read_row_groups(list(groups), columns=names, use_threads=False).combine_chunks()
     except (pa.ArrowException, OSError) as error:
         raise PoolError(f"{path}: broken Parquet file: {first_line(error)}; fetch it again, or leave it out") from None
 

@@ -1,12 +1,13 @@
 """What a step measured for one shard: one Parquet file, or several where later runs measured more pairs.
 
 ``scores/<step>/00012.parquet`` is the first part, ``00012.1.parquet`` the next.  A part counts only
-if its footer names the step's fingerprint and the shard's; any other is stale and is removed.
+if its footer names the step's fingerprint and the shard's, and its checksum holds; any other is removed.
+The footer also says in JSON what the fingerprint covers (``pairsieve.measured``), so a stale file can say why.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -17,6 +18,7 @@ from pairsieve.pipelines.plan import Step
 from pairsieve.pipelines.pools import PoolShard
 from pairsieve.pipelines.store import Store
 from pairsieve.schemas import columns
+from pairsieve.schemas.errors import DamagedFileError
 
 GROUP_BYTES = 8_000_000
 """Row groups of image-bearing files: one sensible read."""
@@ -29,10 +31,11 @@ def part_name(step: str, shard: int, part: int) -> str:
 
 
 def footer(step: Step, shard: PoolShard) -> dict[str, str]:
-    """What identifies a part: schema version, the step's fingerprint, the shard's."""
+    """What identifies a part: schema version, the step's fingerprint and what it covers, the shard's fingerprint."""
     return {
         "pairsieve.version": columns.VERSION,
         "pairsieve.step": step.fingerprint,
+        "pairsieve.measured": step.identity,
         "pairsieve.pairs": shard.fingerprint,
     }
 
@@ -44,20 +47,19 @@ class Parts:
         """Open the valid parts; remove stale and broken ones, with all that follow them."""
         self._store, self._step, self._shard = store, step, shard
         self._files = list(self._open())
-        rows = [f.read(columns=["row"], use_threads=False)["row"].to_numpy() for f in self._files]
-        self._rows: NDArray[np.int32] = np.concatenate(rows) if rows else np.empty(0, np.int32)
-        self._starts = np.cumsum([0, *(len(r) for r in rows)])
+        self._light = self._read_light()
+        self._rows: NDArray[np.int32] = self._light["row"].to_numpy()
+        self._starts = np.cumsum([0, *(f.metadata.num_rows for f in self._files)])
         self._readers: dict[str, list[Forward]] = {}
         self.measured: NDArray[np.bool_] = np.zeros(shard.rows, bool)
         self.measured[self._rows] = True
-        self._place = np.full(shard.rows, -1, np.int64)
-        self._place[self._rows] = np.arange(len(self._rows))
+        is_whole = len(self._files) == 1 and len(self._rows) == shard.rows
+        self._place = None if is_whole else self._places()
 
     def _open(self) -> Iterator[pq.ParquetFile]:
-        wanted = footer(self._step, self._shard)
         part = 0
         while self._store.exists(name := part_name(self._step.id, self._shard.index, part)):
-            file = _valid(self._store, name, wanted)
+            file = valid(self._store, name, self._step, self._shard)
             if file is None:
                 self._remove_from(part)
                 return
@@ -69,6 +71,18 @@ class Parts:
             self._store.remove(name)
             part += 1
 
+    def _read_light(self) -> pa.Table:
+        """Everything small, in one read a file: what verdicts compare."""
+        schema = pa.schema([columns.ROW, *(pa.field(n, self._step.stored[n]) for n in self._step.light)])
+        tables = [f.read(columns=schema.names, use_threads=False).select(schema.names) for f in self._files]
+        return pa.concat_tables([schema.empty_table(), *(t.cast(schema) for t in tables)]).combine_chunks()
+
+    def _places(self) -> pa.Array:
+        """Where in the files each row of the shard is; null where it is not measured."""
+        place = np.full(self._shard.rows, -1, np.int64)
+        place[self._rows] = np.arange(len(self._rows))
+        return pa.array(place, mask=place < 0)
+
     @property
     def next_name(self) -> str:
         """File of the next part."""
@@ -76,11 +90,8 @@ class Parts:
 
     def light(self, stored: str) -> pa.Array:
         """A light column for every row of the shard; null where it is not measured."""
-        tables = [f.read(columns=[stored], use_threads=False)[stored] for f in self._files]
-        kind = self._step.stored[stored]
-        chunks = [chunk for column in tables for chunk in column.chunks]
-        values = pa.concat_arrays(chunks) if chunks else pa.array([], kind)
-        return values.take(pa.array(self._place, mask=self._place < 0))
+        values = self._light[stored].combine_chunks()
+        return values if self._place is None else values.take(self._place)
 
     def heavy(self, stored: str, start: int, stop: int) -> pa.Array:
         """A heavy column for rows ``start`` to ``stop``; call with growing ranges."""
@@ -93,19 +104,25 @@ class Parts:
             places.append(rows[low:high])
         return scatter(pieces, places, start, stop, self._step.stored[stored])
 
+    def remove(self) -> None:
+        """Close and remove all parts: one of them proved damaged while it was read."""
+        self.close()
+        self._remove_from(0)
+
     def close(self) -> None:
         """Close all files."""
         for file in self._files:
             file.close()
 
 
-def _valid(store: Store, name: str, wanted: Mapping[str, str]) -> pq.ParquetFile | None:
+def valid(store: Store, name: str, step: Step, shard: PoolShard) -> pq.ParquetFile | None:
+    """A part that counts, opened; None for one that is stale or damaged."""
     try:
-        file = store.parquet(name)
-    except (pa.ArrowInvalid, OSError):
+        file = store.sealed(name, step.is_light)
+    except (DamagedFileError, pa.ArrowInvalid):
         return None
-    found = {k.decode(): v.decode() for k, v in (file.schema_arrow.metadata or {}).items()}
-    if all(found.get(key) == value for key, value in wanted.items()):
+    found = {k.decode(): v.decode() for k, v in (file.metadata.metadata or {}).items() if k.startswith(b"pairsieve.")}
+    if all(found.get(key) == value for key, value in footer(step, shard).items()):
         return file
     file.close()
     return None
@@ -158,13 +175,14 @@ class PartWriter:
     def __init__(self, store: Store, step: Step, shard: PoolShard, name: str) -> None:
         """Nothing is opened before the first row."""
         self._store, self._name = store, name
-        self._schema = columns.scores(step.stored).with_metadata(footer(step, shard))
+        self._schema = columns.scores(step.stored)
+        self._footer = footer(step, shard)
         self._stack = ExitStack()
         self._writer: pq.ParquetWriter | None = None
         self._held: list[pa.RecordBatch] = []
         self._bytes = 0
         self._rows = 0
-        self.rows = 0
+        self.rows = self.bytes = 0
 
     def write(self, batch: pa.RecordBatch) -> None:
         """Add rows; columns as in the schema."""
@@ -172,6 +190,7 @@ class PartWriter:
         self._rows += batch.num_rows
         self._bytes += batch.nbytes
         self.rows += batch.num_rows
+        self.bytes += batch.nbytes
         if self._bytes >= GROUP_BYTES or self._rows >= LIGHT_ROWS:
             self._flush()
 
@@ -183,8 +202,7 @@ class PartWriter:
 
     def _open(self) -> pq.ParquetWriter:
         if self._writer is None:
-            file: IO[bytes] = self._stack.enter_context(self._store.create(self._name, exclusive=True))
-            self._writer = self._stack.enter_context(parquet_writer(file, self._schema))
+            self._writer = self._stack.enter_context(self._store.create_sealed(self._name, self._schema, self._footer))
         return self._writer
 
     def __enter__(self) -> "PartWriter":
@@ -193,23 +211,11 @@ class PartWriter:
 
     def __exit__(self, *error: Any) -> None:
         """Commit, or leave nothing behind after an error."""
-        if error[0] is None:
+        if error[0] is not None:
+            self._stack.__exit__(*error)
+            return
+        with self._stack:  # the last rows may find the disk full
             self._flush()
-        self._stack.__exit__(*error)
-
-
-def parquet_writer(file: IO[bytes], schema: pa.Schema) -> pq.ParquetWriter:
-    """Heavy columns plain and uncompressed (image bytes do not compress), the others zstd."""
-    light = [f.name for f in schema if not columns.is_heavy(f.type)]
-    compression = {f.name: "zstd" if f.name in light else "none" for f in schema}
-    nested = [f.name for f in schema if pa.types.is_nested(f.type)]
-    return pq.ParquetWriter(
-        file,
-        schema,
-        compression="zstd" if nested else compression,  # nested columns are named by their leaves
-        use_dictionary=columns.repeating(schema),
-        write_page_index=True,
-    )
 
 
 def _group_rows(table: pa.Table) -> int:

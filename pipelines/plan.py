@@ -8,6 +8,7 @@ import json
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from difflib import get_close_matches
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,9 @@ class Step:
 
     ``writes`` maps each column as the filter calls it to (stored name, type); ``reads`` are the
     stored columns that ``score`` is given, ``keep_reads`` those that ``keep`` is given besides its
-    own; ``keys`` are a group filter's stored keys, in order, each with its reason.
+    own; ``keys`` are a group filter's stored keys, in order, each with its reason.  ``identity`` is
+    JSON of all that decides the measured values: class, version, scoring settings, model files,
+    and the fingerprints of the steps whose columns it reads.  ``reads_pool_only``: no step's.
     """
 
     id: str
@@ -41,7 +44,18 @@ class Step:
     keep_reads: tuple[str, ...]
     writes: Mapping[str, tuple[str, pa.DataType]]
     keys: Mapping[str, str]
-    fingerprint: str
+    identity: str
+    reads_pool_only: bool
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Digest of ``identity``: scores of another fingerprint are stale."""
+        return hashlib.sha256(self.identity.encode()).hexdigest()[:32]
+
+    @property
+    def is_light(self) -> bool:
+        """Whether all that it stores is small: no bytes, no embeddings."""
+        return not any(columns.is_heavy(kind) for kind in self.stored.values())
 
     @property
     def stored(self) -> dict[str, pa.DataType]:
@@ -59,11 +73,18 @@ class Step:
         return {stored: own for own, (stored, kind) in self.writes.items() if not columns.is_heavy(kind)}
 
     @property
+    def settles_early(self) -> bool:
+        """Whether its summary of the pool needs nothing measured, so that it can be made before the first pass."""
+        return self._needs_summary and self.of_pool and not self.measures and self.reads_pool_only
+
+    @property
     def is_barrier(self) -> bool:
         """Whether its verdict must wait until the step has measured the whole scope."""
-        return isinstance(self.filter, GroupFilter) or (
-            isinstance(self.filter, PoolFilter) and not self.filter.is_settled({})
-        )
+        return isinstance(self.filter, GroupFilter) or (self._needs_summary and not self.settles_early)
+
+    @property
+    def _needs_summary(self) -> bool:
+        return isinstance(self.filter, PoolFilter) and not self.filter.is_settled({})
 
 
 @dataclass(frozen=True)
@@ -158,14 +179,15 @@ def _step(
         keep_reads = made.keep_inputs(available)
         writes = _writes(spec, made, available)
         _refuse_heavy(keep_reads, available)
-        fingerprint = _fingerprint(made, {name: fingerprints.get(name, "pool") for name in reads})
+        identity = _identity(made, {name: fingerprints.get(name, "pool") for name in reads})
     except UnknownColumnError as error:
         raise source.error(key, f"{step_id}: {error}{_who_writes(error.column)}") from None
     except (ValueError, UserError, OSError) as error:
         raise source.error(key, f"{step_id}: {error}") from None
     _require_whole_pool(source, key, spec, step_id, (*reads, *keep_reads), before)
     keys = _keys(made, writes, available)
-    return Step(step_id, spec.filter, made, spec.of == "pool", reads, keep_reads, writes, keys, fingerprint)
+    is_first = not any(name in fingerprints for name in (*reads, *keep_reads))
+    return Step(step_id, spec.filter, made, spec.of == "pool", reads, keep_reads, writes, keys, identity, is_first)
 
 
 def _id(
@@ -260,8 +282,7 @@ def _require_whole_pool(
             )
 
 
-def _fingerprint(made: AnyFilter, reads: Mapping[str, str]) -> str:
-    """What decides the measured values: class, version, scoring settings, model files, columns read."""
+def _identity(made: AnyFilter, reads: Mapping[str, str]) -> str:
     kind = type(made)
     content: dict[str, Any] = {
         "filter": f"{kind.__module__}:{kind.__qualname__}",
@@ -270,7 +291,7 @@ def _fingerprint(made: AnyFilter, reads: Mapping[str, str]) -> str:
         "files": [(Path(name).name, _digest_file(name)) for name in made.files()],
         "reads": dict(reads),
     }
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]
+    return json.dumps(content, sort_keys=True)
 
 
 def _digest_file(name: str) -> str:

@@ -13,7 +13,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pairsieve.pipelines.parquet_source import as_text, as_type, batches, open_source, plain_types
+from pairsieve.pipelines.in_place import runs
+from pairsieve.pipelines.parquet_source import as_text, as_type, batches, open_source, plain_types, read_groups
 from pairsieve.pipelines.pools import (
     GIVEN_UID,
     ImageReader,
@@ -28,7 +29,6 @@ from pairsieve.pipelines.pools import (
 )
 from pairsieve.pipelines.store import filesystem
 from pairsieve.pipelines.tables import check_columns
-from pairsieve.pipelines.text_lines import first_line
 from pairsieve.schemas import uid
 from pairsieve.schemas.columns import IMAGE, is_heavy
 from pairsieve.schemas.errors import PoolError
@@ -76,8 +76,9 @@ class Pairs(Pool):
         for path in self.files:
             with open_source(self.fs, path) as file:
                 sizes = [file.metadata.row_group(g).num_rows for g in range(file.metadata.num_row_groups)]
-            for groups in _runs(sizes, self.spec.shard_rows):
-                found.append(ShardTask(len(found), self.fs.unstrip_protocol(path), groups))
+            for groups in runs(sizes, self.spec.shard_rows):
+                count = sum(sizes[g] for g in groups)
+                found.append(ShardTask(len(found), self.fs.unstrip_protocol(path), groups, count=count))
         return found
 
     def ingest(self, task: ShardTask) -> pa.Table:
@@ -87,7 +88,7 @@ class Pairs(Pool):
             check_columns(file.schema_arrow.names, [*light.values(), self.named[IMAGE]], path)
             image = self.named[IMAGE]
             check_images(image, file.schema_arrow.field(image).type, path)
-            table = _read_groups(file, task.groups, list(dict.fromkeys(light.values())), path)
+            table = read_groups(file, task.groups, list(dict.fromkeys(light.values())), path)
             no_image = null_images(file, task.groups, image, path)
         found = {
             ours: as_type(table[theirs].combine_chunks(), self._type(ours), f"{path}: column {theirs!r}")
@@ -210,13 +211,6 @@ def _bytes(images: pa.Array) -> pa.Array:
     return images.cast(pa.binary())
 
 
-def _read_groups(file: pq.ParquetFile, groups: Sequence[int], names: list[str], path: str) -> pa.Table:
-    try:
-        return file.read_row_groups(list(groups), columns=names, use_threads=False).combine_chunks()
-    except (pa.ArrowException, OSError) as error:
-        raise PoolError(f"{path}: broken Parquet file: {first_line(error)}; fetch it again, or leave it out") from None
-
-
 def _null_count(meta: Any, column: str) -> int | None:
     """Nulls in a row group's column by its statistics; None = unknown."""
     for i in range(meta.num_columns):
@@ -225,17 +219,3 @@ def _null_count(meta: Any, column: str) -> int | None:
             stats = part.statistics
             return stats.null_count if stats is not None and stats.has_null_count else None
     return None
-
-
-def _runs(sizes: Sequence[int], rows: int) -> list[tuple[int, ...]]:
-    """Consecutive row groups of at least ``rows`` rows together."""
-    found: list[tuple[int, ...]] = []
-    held: list[int] = []
-    have = 0
-    for g, size in enumerate(sizes):
-        held.append(g)
-        have += size
-        if have >= rows or g == len(sizes) - 1:
-            found.append(tuple(held))
-            held, have = [], 0
-    return found

@@ -1,4 +1,7 @@
-"""Pool ``urls``: lists of image URLs with captions, in any of five formats.  One reader, in the driver."""
+"""Pool ``urls``: lists of image URLs with captions, in any of five formats.
+
+Parquet lists that bring uids are read in place, shard by shard; others go through one reader in the driver.
+"""
 
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
@@ -6,17 +9,23 @@ from functools import cached_property
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pairsieve.pipelines import tables
+from pairsieve.pipelines import in_place, tables
+from pairsieve.pipelines.parquet_source import as_type, open_source, read_groups
 from pairsieve.pipelines.pools import (
     GIVEN_UID,
+    LightReader,
     Pool,
+    PoolShard,
     ShardTask,
+    Sources,
     identity_of,
     list_files,
     outer_names,
     pick,
     reason_where,
 )
+from pairsieve.pipelines.store import filesystem
+from pairsieve.pipelines.tables import check_columns
 from pairsieve.schemas import uid
 from pairsieve.schemas.errors import PoolError
 from pairsieve.schemas.recipe import UrlsPool
@@ -67,18 +76,40 @@ class Urls(Pool):
         return identity_of(self.fs, self.files, self.spec.model_dump())
 
     def tasks(self) -> list[ShardTask] | None:
-        return None
+        is_odd = "file_row_number" in self.source_types or any(set(f) & set("*?[]") for f in self.files)  # to DuckDB
+        if self.kind != "parquet" or GIVEN_UID not in self.named or is_odd:
+            return None
+        return in_place.tasks(self.fs, self.files, self.named["url"], self.spec.shard_rows)
+
+    def reading(self) -> str:
+        return repr(sorted((ours, theirs, str(self._wanted[theirs])) for ours, theirs in self.named.items()))
+
+    def source_columns(self) -> Mapping[str, str]:
+        return {"uid" if ours == GIVEN_UID else ours: theirs for ours, theirs in self.named.items()}
+
+    def light(self, shard: PoolShard, sources: Sources) -> LightReader:
+        return in_place.InPlace(shard, sources, self.source_columns(), {"uid": pa.string(), **self.types()})
+
+    def ingest(self, task: ShardTask) -> pa.Table:
+        fs, path = filesystem(task.path)
+        with open_source(fs, path) as file:
+            check_columns(file.schema_arrow.names, self._wanted, path)
+            table = read_groups(file, task.groups, list(self._wanted), path)
+        arrays = [as_type(table[n].combine_chunks(), k, f"{path}: column {n!r}") for n, k in self._wanted.items()]
+        return self._shape(pa.table(arrays, names=list(self._wanted)), pa.repeat(pa.scalar(False), table.num_rows))
 
     def stream(self) -> Iterable[pa.Table]:
         return cut(self._tables(), self.spec.shard_rows)
 
+    @cached_property
+    def _wanted(self) -> dict[str, pa.DataType]:
+        """Columns of the source to read, with the types to read them as."""
+        text = [self.named[name] for name in ("url", "text", GIVEN_UID) if name in self.named]
+        return {n: pa.string() if n in text else self.source_types[n] for n in self.named.values()}
+
     def _tables(self) -> Iterator[pa.Table]:
-        wanted = {theirs: self.source_types[theirs] for theirs in self.named.values()}
-        for name in ("url", "text", GIVEN_UID):
-            if name in self.named:
-                wanted[self.named[name]] = pa.string()
         for path in self.files:
-            for piece in tables.read(self.fs, path, self.kind, wanted):
+            for piece in tables.read(self.fs, path, self.kind, self._wanted):
                 yield self._shape(*piece)
 
     def _shape(self, table: pa.Table, bad: pa.Array) -> pa.Table:

@@ -8,7 +8,8 @@ import hashlib
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any
 
@@ -17,10 +18,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+import xxhash
 
-from pairsieve.pipelines.store import Store, filesystem
+from pairsieve.pipelines.parquet_source import open_source
+from pairsieve.pipelines.store import Store, filesystem, write_parquet
 from pairsieve.schemas import columns, uid
-from pairsieve.schemas.errors import PoolError
+from pairsieve.schemas.errors import DamagedFileError, PairsieveError, PoolError
 
 MANIFEST = "pairs/_pool.json"
 GIVEN_UID = "_given_uid"
@@ -28,25 +31,95 @@ GIVEN_UID = "_given_uid"
 _OURS = columns.RESERVED | {"url", "text", columns.IMAGE, GIVEN_UID}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class PoolShard:
-    """One shard: its rows, the file its images lie in, and within it the row groups (Parquet)."""
+    """One shard: its rows, the source file that it or its images lie in, and within it the row groups (Parquet).
+
+    ``size`` and ``checksum`` (XXH3-128) are of its file under ``pairs/``; 0 and empty where there is
+    none, because the light columns are read from the source too.
+    """
 
     index: int
     rows: int
     media: str | None
     groups: tuple[int, ...]
     fingerprint: str
-    size: int
+    size: int = 0
+    checksum: str = ""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class ShardTask:
-    """What a worker needs to ingest one shard."""
+    """What a worker needs to ingest one shard; ``rows`` where it can be read in place, so that it needs none.
+
+    ``count`` are its rows as far as a footer tells before the shard is read.
+    """
 
     index: int
     path: str
     groups: tuple[int, ...] = ()
+    rows: int | None = None
+    count: int | None = None
+
+
+class LightReader(ABC):
+    """Light columns of one shard, each for all its rows."""
+
+    @abstractmethod
+    def read(self, names: Sequence[str]) -> pa.Table:
+        """The columns, by the pool's names; ``uid`` and ``reason`` are among them."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Close the file."""
+
+
+class Sources:
+    """The source file that a worker reads in place, kept open: the footer of one with many shards is read once."""
+
+    def __init__(self) -> None:
+        """Nothing is open yet."""
+        self._url: str | None = None
+        self._stack = ExitStack()
+
+    def open(self, url: str) -> tuple[Any, str]:
+        """The open Parquet file and its path; the one before is closed.  Raises ``PoolError``."""
+        fs, path = filesystem(url)
+        if url != self._url:
+            self.close()
+            self._file = self._stack.enter_context(open_source(fs, path))
+            self._url = url
+        return self._file, path
+
+    def close(self) -> None:
+        """Close the file."""
+        self._url = None
+        self._stack.close()
+
+
+class PairsFile(LightReader):
+    """A shard's file under ``pairs/``; raises ``DamagedFileError``, and removes it, if it is not as it was written."""
+
+    def __init__(self, store: Store, shard: PoolShard) -> None:
+        """Verify and open."""
+        name = pairs_name(shard.index)
+        try:
+            content = store.content(name)
+            if xxhash.xxh3_128_hexdigest(content) == shard.checksum:
+                self._file = pq.ParquetFile(pa.BufferReader(content))
+                return
+        except (FileNotFoundError, DamagedFileError, pa.ArrowInvalid):
+            pass
+        store.remove(name)
+        raise DamagedFileError(f"{name} is not as it was written")
+
+    def read(self, names: Sequence[str]) -> pa.Table:
+        """See ``LightReader``."""
+        return self._file.read(columns=list(names), use_threads=False)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
 
 
 class ImageReader(ABC):
@@ -89,6 +162,18 @@ class Pool(ABC):
         """The light columns of one shard (url, text, reason, others), without uid, shard and row."""
         raise PoolError("this pool ingests by stream")
 
+    def reading(self) -> str:
+        """What decides the values of a shard that is read in place, besides the source file."""
+        return ""
+
+    def source_columns(self) -> Mapping[str, str]:
+        """Column of the pool (``uid`` too) -> column of the source, for shards that are read in place."""
+        return {}
+
+    def light(self, shard: PoolShard, sources: Sources) -> LightReader:
+        """A reader of a shard that has no file under ``pairs/``."""
+        raise PoolError("this pool is read from pairs/")
+
     def images(self, shard: PoolShard, pairs: Callable[[list[str]], pa.Table]) -> ImageReader | None:
         """A reader of the shard's images; None where the pool has none.  ``pairs`` loads light columns."""
         return None
@@ -99,6 +184,8 @@ def list_files(pattern: str, suffixes: tuple[str, ...] = ()) -> tuple[fsspec.Abs
     fs, path = filesystem(pattern)
     try:
         found, what = _list(fs, path, suffixes)
+    except PairsieveError:
+        raise
     except Exception as error:  # filesystems raise what their client libraries raise, credentials for one
         text = " ".join(str(error).split())
         raise PoolError(f"{pattern}: cannot be listed: {text}; check pool path and access") from None
@@ -178,25 +265,28 @@ def _uids(table: pa.Table, where: str) -> pa.Array:
     lost = pc.and_(pc.is_null(given), pc.is_valid(table["reason"].combine_chunks()))
     if pc.any(lost).as_py():
         given = pc.if_else(lost, uid.of_pairs(table["url"].combine_chunks(), table["text"].combine_chunks()), given)
+    check_uids(given, where)
+    return given
+
+
+def check_uids(given: pa.Array, where: str) -> None:
+    """Raise ``PoolError`` for a uid that is none."""
     if bad := uid.first_bad(given):
         raise PoolError(f"{where}: uid {bad} is not 32 lower-case hex characters; rename that column for new uids")
-    return given
 
 
 def write_pairs(store: Store, table: pa.Table, index: int, media: str | None, groups: tuple[int, ...]) -> PoolShard:
     """Write one shard's pairs file and give its record."""
     sink = pa.BufferOutputStream()
-    repeating = columns.repeating(table.schema)
-    pq.write_table(
-        table, sink, compression="zstd", use_dictionary=repeating, write_page_index=True, row_group_size=131_072
-    )
+    write_parquet(table, sink)
     content = sink.getvalue()
     digest = hashlib.sha256(content)
     if media is not None:
         fs, path = filesystem(media)
         digest.update(stamp(fs, path).encode() + repr(groups).encode())
     store.write(pairs_name(index), content)
-    return PoolShard(index, table.num_rows, media, groups, digest.hexdigest()[:32], len(content))
+    checksum = xxhash.xxh3_128_hexdigest(content)
+    return PoolShard(index, table.num_rows, media, groups, digest.hexdigest()[:32], len(content), checksum)
 
 
 def pairs_name(index: int) -> str:
@@ -204,26 +294,43 @@ def pairs_name(index: int) -> str:
     return f"pairs/{index:05d}.parquet"
 
 
-def load_manifest(store: Store, identity: str) -> list[PoolShard] | None:
-    """The shards of an earlier ingest of the same pool, or None."""
-    if not store.exists(MANIFEST):
-        return None
+def read_manifest(store: Store) -> tuple[str, list[PoolShard]] | None:
+    """The identity and the shards of an earlier ingest, whatever its pool; None where there was none."""
     try:
         found = json.loads(store.read(MANIFEST))
-        if found["identity"] != identity or found["version"] != columns.VERSION:
+        if found["version"] != columns.VERSION:
             return None
-        shards = [PoolShard(**{**shard, "groups": tuple(shard["groups"])}) for shard in found["shards"]]
-    except (ValueError, TypeError, KeyError):  # not written by us, or by hand
+        return str(found["identity"]), _from_columns(found["media"], found["shards"])
+    except (OSError, ValueError, TypeError, KeyError, IndexError):  # none yet, not written by us, or by hand
         return None
+
+
+def load_manifest(store: Store, identity: str) -> list[PoolShard] | None:
+    """The shards of an earlier ingest of the same pool, or None."""
+    known = read_manifest(store)
+    if known is None or known[0] != identity:
+        return None
+    shards = known[1]
     sizes = store.sizes("pairs", ".parquet")
-    whole = all(sizes.get(pairs_name(s.index).rsplit("/", 1)[-1]) == s.size for s in shards)
-    return shards if whole else None
+    whole = all(sizes.get(pairs_name(s.index).rsplit("/", 1)[-1], 0) == s.size for s in shards)
+    return shards if shards and whole else None
 
 
 def save_manifest(store: Store, identity: str, shards: Sequence[PoolShard]) -> None:
-    """Record a finished ingest; without it the next run ingests again."""
-    content = {"identity": identity, "version": columns.VERSION, "shards": [asdict(s) for s in shards]}
-    store.write_json(MANIFEST, content)
+    """Record a finished ingest; without it the next run ingests again.  Column by column: some 100 bytes a shard."""
+    media = list(dict.fromkeys(s.media for s in shards))
+    place = {name: i for i, name in enumerate(media)}
+    values: dict[str, list[Any]] = {name: [getattr(s, name) for s in shards] for name in _COLUMNS}
+    content = {"media": [place[s.media] for s in shards], **values}
+    store.write_json(MANIFEST, {"identity": identity, "version": columns.VERSION, "media": media, "shards": content})
+
+
+_COLUMNS = ("rows", "groups", "fingerprint", "size", "checksum")
+
+
+def _from_columns(media: Sequence[str | None], found: Mapping[str, Sequence[Any]]) -> list[PoolShard]:
+    rows = zip(found["media"], *(found[name] for name in _COLUMNS), strict=True)
+    return [PoolShard(i, n, media[m], tuple(g), f, size, c) for i, (m, n, g, f, size, c) in enumerate(rows)]
 
 
 def reason_where(mask: pa.Array, reason: str) -> pa.Array:

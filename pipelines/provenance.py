@@ -57,10 +57,13 @@ class Difference:
 
 
 def manifest(store: Store) -> RunManifest:
-    """The manifest of a run; raises ``UserError`` where there is none."""
+    """The manifest of a run; raises ``UserError`` where there is none, or a damaged one."""
     if not store.exists("run.yaml"):
         raise UserError(f"{store.root}: no run here (run.yaml is missing)")
-    return RunManifest.model_validate(yaml.safe_load(store.read("run.yaml")))
+    try:
+        return RunManifest.model_validate(yaml.safe_load(store.read("run.yaml")))
+    except (OSError, ValueError, yaml.YAMLError):
+        raise UserError(f"{store.root}: run.yaml is damaged; run the recipe again, which measures nothing") from None
 
 
 _PAIR = """
@@ -138,7 +141,9 @@ def diff(one: str, other: str) -> Difference:
         files[name] = [store.url(f"verdicts/{n}") for n in store.names("verdicts", ".parquet")]
     with duckdb.connect() as con:
         for store in stores.values():
-            if not store.local and not con.filesystem_is_registered(store.fs.protocol[0]):
+            protocols = store.fs.protocol
+            known = protocols if isinstance(protocols, str) else protocols[0]
+            if not store.local and not con.filesystem_is_registered(known):
                 con.register_filesystem(store.fs)
         found = con.execute(_DIFF, files).fetchall()
     only_one = {(step, reason): n for a, b, step, reason, n in found if a and not b}

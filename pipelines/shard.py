@@ -1,11 +1,10 @@
-"""One shard of a run: load columns, replay verdicts, and run a pass over it.
+"""One shard of a run: load columns and replay verdicts.
 
 Verdicts are never stored between passes: they are comparisons over stored columns, replayed
 wherever they are needed, so they always agree with the recipe at hand.
 """
 
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any
@@ -15,13 +14,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from pairsieve.filters.base import AnyFilter, Filter, GroupFilter, Opened, PoolFilter, batches
-from pairsieve.pipelines.parts import Parts, PartWriter, scatter
+from pairsieve.filters.base import AnyFilter, Filter, GroupFilter, Opened, PoolFilter, first_reason
+from pairsieve.pipelines.parts import Parts, scatter
 from pairsieve.pipelines.plan import Plan, Step
-from pairsieve.pipelines.pools import ImageReader, Pool, PoolShard, pairs_name
+from pairsieve.pipelines.pools import ImageReader, LightReader, PairsFile, Pool, PoolShard, Sources
 from pairsieve.pipelines.store import Store
 from pairsieve.schemas import columns
-from pairsieve.schemas.errors import AccountingError, PairsieveError
+from pairsieve.schemas.errors import AccountingError, DamagedFileError, PairsieveError
 
 ALIVE = -1
 POOL = -2
@@ -35,17 +34,18 @@ Rows = NDArray[np.int64]
 
 @dataclass
 class Context:
-    """What every task of a run needs.  Travels to workers; opened models stay where they are."""
+    """What every task of a run needs.  Travels to workers; opened models and files stay where they are."""
 
     store: Store
     plan: Plan
     pool: Pool
     settled: dict[str, dict[str, Any]] = field(default_factory=dict)
     opened: Opened = field(default_factory=Opened)
+    sources: Sources = field(default_factory=Sources)
 
     def __getstate__(self) -> dict[str, Any]:
         """Without what is opened."""
-        return {**self.__dict__, "opened": Opened()}
+        return {**self.__dict__, "opened": Opened(), "sources": Sources()}
 
 
 @dataclass
@@ -60,28 +60,36 @@ class Frame:
     reasons: list[str | None]
 
     @classmethod
-    def of_pool(cls, reason: pa.Array) -> "Frame":
-        """The verdicts before the first step: a row with a reason is one that the pool could not give."""
-        frame = cls(np.full(len(reason), ALIVE, np.int16), np.zeros(len(reason), np.int32), [None])
-        frame.drop(np.arange(len(reason)), POOL, reason)
-        return frame
+    def of_rows(cls, rows: int) -> "Frame":
+        """All alive."""
+        return cls(np.full(rows, ALIVE, np.int16), np.zeros(rows, np.int32), [None])
 
     @property
     def alive(self) -> NDArray[np.bool_]:
         """Rows that no step has dropped."""
         return np.asarray(self.dropped_by == ALIVE)
 
+    def encoded_reasons(self) -> pa.DictionaryArray:
+        """The reason of every row; the dictionary is sorted, so that it tells nothing of the order of the work."""
+        used = [int(code) for code in np.flatnonzero(np.bincount(self.reason)) if code]
+        used.sort(key=lambda code: str(self.reasons[code]))
+        place = np.full(len(self.reasons), -1, np.int32)
+        place[used] = np.arange(len(used))
+        code = place[self.reason]
+        names = pa.array([self.reasons[i] for i in used], pa.string())
+        return pa.DictionaryArray.from_arrays(pa.array(code, mask=code < 0), names)
+
     def drop(self, rows: Rows, step: int, reasons: pa.Array) -> None:
         """Record the verdict of a step on some rows; a null reason keeps."""
         if reasons.null_count == len(reasons):
             return
-        encoded = reasons.dictionary_encode()
+        encoded = reasons if pa.types.is_dictionary(reasons.type) else reasons.dictionary_encode()
         known = {reason: i for i, reason in enumerate(self.reasons)}
         codes = np.array([known.setdefault(r, len(known)) for r in encoded.dictionary.to_pylist()], np.int32)
         self.reasons = list(known)
-        lost = np.asarray(pc.is_valid(reasons).to_numpy(zero_copy_only=False), bool)
-        self.dropped_by[rows[lost]] = step
-        self.reason[rows[lost]] = codes[pc.drop_null(encoded.indices).to_numpy()]
+        lost = rows[pc.is_valid(reasons).to_numpy(zero_copy_only=False)]
+        self.dropped_by[lost] = step
+        self.reason[lost] = codes[pc.drop_null(encoded.indices).to_numpy()]
 
 
 class Shard:
@@ -92,6 +100,7 @@ class Shard:
         self.context, self.record = context, record
         self._light: dict[str, pa.Array] = {}
         self._parts: dict[str, Parts] = {}
+        self._pairs: LightReader | None = None
         self._images: ImageReader | None = None
 
     def __enter__(self) -> "Shard":
@@ -102,8 +111,9 @@ class Shard:
         """Close all files."""
         for parts in self._parts.values():
             parts.close()
-        if self._images is not None:
-            self._images.close()
+        for reader in (self._images, self._pairs):
+            if reader is not None:
+                reader.close()
 
     def parts(self, step: Step) -> Parts:
         """What a step has measured so far."""
@@ -112,25 +122,35 @@ class Shard:
         return self._parts[step.id]
 
     def pairs(self, names: list[str]) -> pa.Table:
-        """Light columns of the pool."""
-        return self.context.store.table(pairs_name(self.record.index), names)
+        """Light columns of the pool, by its own names."""
+        if self._pairs is None:
+            is_copied = bool(self.record.checksum)
+            self._pairs = PairsFile(self.context.store, self.record) if is_copied else self._in_place()
+        return self._pairs.read(names)
+
+    def _in_place(self) -> LightReader:
+        return self.context.pool.light(self.record, self.context.sources)
 
     def light(self, name: str) -> pa.Array:
         """A light column for the whole shard, null where it is not measured."""
         if name not in self._light:
             step = self.context.plan.producer(name)
-            if step is None:
-                stored = self.context.plan.pool_names.get(name, name)
-                self._light[name] = self.pairs([stored])[stored].combine_chunks()
-            else:
-                self._light[name] = self.parts(step).light(name)
+            self._light[name] = self._of_pool(name) if step is None else self.parts(step).light(name)
         return self._light[name]
+
+    def _of_pool(self, name: str) -> pa.Array:
+        if name == columns.SHARD.name:
+            return pa.repeat(pa.scalar(self.record.index, pa.int32()), self.record.rows)
+        if name == columns.ROW.name:
+            return pa.array(np.arange(self.record.rows, dtype=np.int32))
+        stored = self.context.plan.pool_names.get(name, name)
+        return self.pairs([stored])[stored].combine_chunks()
 
     def heavy(self, name: str, start: int, stop: int) -> pa.Array:
         """A heavy column for a range of rows; ranges must grow."""
         step = self.context.plan.producer(name)
         if step is not None:
-            return self.parts(step).heavy(name, start, stop)
+            return self._stored(step, name, start, stop)
         if name != columns.IMAGE:  # a list or bytes column of the pool lies in pairs/
             return self.light(name).slice(start, stop - start)
         if self._images is None:
@@ -138,9 +158,21 @@ class Shard:
         assert self._images is not None, name
         return self._images.read(start, stop)
 
+    def _stored(self, step: Step, name: str, start: int, stop: int) -> pa.Array:
+        """A heavy column that a step stored; raises ``DamagedFileError``, and removes it, where pages are damaged."""
+        try:
+            return self.parts(step).heavy(name, start, stop)
+        except (pa.ArrowException, OSError) as error:
+            self.parts(step).remove()
+            text = str(error).split("\n")[0]
+            raise DamagedFileError(f"scores/{step.id}, shard {self.record.index:05d}: {text}") from None
+
     def start(self) -> Frame:
-        """The verdicts before the first step."""
-        return Frame.of_pool(self.pairs(["reason"])["reason"].combine_chunks())
+        """The verdicts before the first step: a row with a reason is one that the pool could not give."""
+        frame = Frame.of_rows(self.record.rows)
+        if self.record.checksum:  # a shard without a file of its own has no such row
+            frame.drop(np.arange(self.record.rows), POOL, self.light("reason"))
+        return frame
 
     def replay(self, until: int) -> Frame:
         """The verdicts of the first ``until`` steps."""
@@ -156,13 +188,11 @@ class Shard:
 
     def decision_batch(self, step: Step, rows: Rows, fresh: Mapping[str, pa.Array]) -> pa.RecordBatch:
         """The columns that ``keep`` and ``summarize`` see; ``fresh`` holds columns just measured for ``rows``."""
-        take = pa.array(rows)
-        found: dict[str, pa.Array] = {"uid": self.light("uid").take(take)}
-        for name in step.keep_reads:
-            found[name] = self.light(name).take(take) if name not in fresh else fresh[name]
-        for stored, own in step.light.items():
-            found[own] = fresh[stored] if stored in fresh else self.light(stored).take(take)
-        return pa.record_batch(found)
+        wanted = dict.fromkeys(step.keep_reads) | step.light
+        found = {}
+        for stored, own in wanted.items():
+            found[own or stored] = fresh[stored] if stored in fresh else at(self.light(stored), rows)
+        return _batch(found, len(rows))
 
     def decide(self, step: Step, rows: Rows, fresh: Mapping[str, pa.Array]) -> pa.Array:
         """Why each of the rows goes; null = it stays."""
@@ -181,9 +211,23 @@ class Shard:
         return scatter([reason], [table["row"].to_numpy()], 0, self.record.rows, pa.string()).take(pa.array(rows))
 
 
+def at(values: pa.Array, rows: Rows) -> pa.Array:
+    """The values of some ascending rows; rows without a gap are not copied."""
+    if len(rows) and int(rows[-1]) - int(rows[0]) + 1 == len(rows):
+        return values.slice(int(rows[0]), len(rows))
+    return values.take(pa.array(rows))
+
+
 def derived_name(step: str, shard: int) -> str:
     """File of what depends on other pairs: rebuilt by every run."""
     return f"derived/{step}/{shard:05d}.parquet"
+
+
+def _batch(found: Mapping[str, pa.Array], rows: int) -> pa.RecordBatch:
+    """A batch that knows its length even where a verdict needs no column at all."""
+    if found:
+        return pa.record_batch(dict(found))
+    return pa.record_batch([pa.nulls(rows)], names=["_"])
 
 
 def _keep(made: AnyFilter, batch: pa.RecordBatch, settled: Mapping[str, Any]) -> pa.Array:
@@ -200,129 +244,9 @@ def reasons(verdict: Any, rows: int, step: Step) -> pa.Array:
     if not isinstance(verdict, pa.Array) or len(verdict) != rows:
         raise PairsieveError(f"{step.id}: keep() must return an Arrow array with one value a pair")
     if pa.types.is_boolean(verdict.type):
-        said = pc.if_else(verdict, pa.scalar(None, pa.string()), pa.scalar("false"))
-        return pc.if_else(pc.is_null(verdict), pa.scalar("null"), said)
+        return first_reason(rows, (pc.is_null(verdict), "null"), (pc.invert(verdict), "false"))
+    if pa.types.is_dictionary(verdict.type) and pa.types.is_string(verdict.type.value_type):
+        return verdict
     if pa.types.is_string(verdict.type) or pa.types.is_large_string(verdict.type) or pa.types.is_null(verdict.type):
         return verdict.cast(pa.string())
     raise PairsieveError(f"{step.id}: keep() must return booleans or reasons (strings), not {verdict.type}")
-
-
-@dataclass
-class Chunk:
-    """Rows ``start`` to ``stop`` of a shard during a pass, with the columns measured in this chunk."""
-
-    shard: Shard
-    start: int
-    stop: int
-    fresh: dict[str, tuple[Rows, pa.Array]] = field(default_factory=dict)
-    _heavy: dict[str, pa.Array] = field(default_factory=dict)
-
-    def column(self, name: str, rows: Rows) -> pa.Array:
-        """A column for some rows of the chunk."""
-        kind = self.shard.context.plan.types.get(name, pa.string())
-        if columns.is_heavy(kind):
-            return self._whole_heavy(name).take(pa.array(rows - self.start))
-        stored = self.shard.light(name)
-        if name not in self.fresh:
-            return stored.take(pa.array(rows))
-        old = stored.slice(self.start, self.stop - self.start)
-        return self._overlay(name, old).take(pa.array(rows - self.start))
-
-    def _whole_heavy(self, name: str) -> pa.Array:
-        if name not in self._heavy:
-            old = self.shard.heavy(name, self.start, self.stop)
-            self._heavy[name] = self._overlay(name, old) if name in self.fresh else old
-        return self._heavy[name]
-
-    def _overlay(self, name: str, old: pa.Array) -> pa.Array:
-        """Stored values with the fresh ones laid over them."""
-        rows, values = self.fresh[name]
-        if old.null_count == len(old):
-            return scatter([values], [rows], self.start, self.stop, values.type)
-        index = np.arange(len(old))
-        index[rows - self.start] = len(old) + np.arange(len(rows))
-        return pa.concat_arrays([old, values]).take(pa.array(index))
-
-
-class PassRunner:
-    """Measures what a pass lacks on one shard, and commits each step's new part."""
-
-    def __init__(self, shard: Shard, steps: Sequence[tuple[int, Step]]) -> None:
-        """Replay what comes before the pass."""
-        self.shard, self.steps = shard, steps
-        self.frame = shard.replay(steps[0][0])
-        self.writers: dict[str, PartWriter] = {}
-
-    def run(self) -> dict[str, int]:
-        """Rows newly measured by each step."""
-        rows = self._chunk_rows()
-        with ExitStack() as stack:
-            for _, step in self.steps:
-                if step.measures:
-                    name = self.shard.parts(step).next_name
-                    writer = PartWriter(self.shard.context.store, step, self.shard.record, name)
-                    self.writers[step.id] = stack.enter_context(writer)
-            for start in range(0, self.shard.record.rows, rows):
-                self._chunk(Chunk(self.shard, start, min(start + rows, self.shard.record.rows)))
-        return {step: writer.rows for step, writer in self.writers.items()}
-
-    def _chunk_rows(self) -> int:
-        """As many rows as any step likes at once, but few where images come from a file into memory."""
-        wanted = max((step.filter.batch_rows for _, step in self.steps if step.measures), default=131_072)
-        fresh = {name for _, step in self.steps for name in step.stored}
-        types = self.shard.context.plan.types
-        loads = any(
-            columns.is_heavy(types.get(name, pa.string())) and name not in fresh
-            for _, step in self.steps
-            for name in step.reads
-        )
-        return min(wanted, HEAVY_ROWS) if loads else wanted
-
-    def _chunk(self, chunk: Chunk) -> None:
-        for k, step in self.steps:
-            if step.measures:
-                self._measure(chunk, step)
-            if not step.is_barrier:
-                rows = chunk.start + np.flatnonzero(self.frame.alive[chunk.start : chunk.stop])
-                fresh = {n: chunk.column(n, rows) for n in (*step.keep_reads, *step.light) if n in chunk.fresh}
-                self.frame.drop(rows, k, self.shard.decide(step, rows, fresh))
-
-    def _measure(self, chunk: Chunk, step: Step) -> None:
-        scope = slice(chunk.start, chunk.stop)
-        wanted = self.frame.dropped_by[scope] != POOL if step.of_pool else self.frame.alive[scope]
-        rows = chunk.start + np.flatnonzero(wanted & ~self.shard.parts(step).measured[scope])
-        if not len(rows):
-            return
-        batch = pa.record_batch({name: chunk.column(name, rows) for name in ("uid", *step.reads)})
-        made = self.shard.context.opened.get(step.id, step.filter)
-        measured = _score(made, step, batch)
-        for stored, values in measured.items():
-            chunk.fresh[stored] = (rows, values)
-        head = [
-            batch["uid"],
-            pa.repeat(pa.scalar(self.shard.record.index, pa.int32()), len(rows)),
-            pa.array(rows, pa.int32()),
-        ]
-        arrays = [*head, *measured.values()]
-        self.writers[step.id].write(pa.record_batch(arrays, schema=columns.scores(step.stored)))
-
-
-def _score(made: AnyFilter, step: Step, batch: pa.RecordBatch) -> dict[str, pa.Array]:
-    """A step's columns under their stored names; raises ``PairsieveError`` where the filter breaks its contract."""
-    pieces = [made.score(part) for part in batches(batch, made.batch_rows)]
-    found: dict[str, pa.Array] = {}
-    for own, (stored, kind) in step.writes.items():
-        try:
-            arrays = [_plain(piece[own]).cast(kind) for piece in pieces]
-        except (KeyError, pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-            raise PairsieveError(f"{step.id}: score() must give {own!r} as {kind}: {error}") from None
-        found[stored] = pa.concat_arrays(arrays)
-        if len(found[stored]) != batch.num_rows:
-            raise PairsieveError(
-                f"{step.id}: score() gave {len(found[stored])} values of {own!r} for {batch.num_rows} pairs"
-            )
-    return found
-
-
-def _plain(values: Any) -> pa.Array:
-    return values.combine_chunks() if isinstance(values, pa.ChunkedArray) else values

@@ -13,18 +13,20 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from pairsieve.filters.base import GroupFilter, PoolFilter
+from pairsieve.pipelines.costs import Cost
+from pairsieve.pipelines.passes import PassRunner
 from pairsieve.pipelines.plan import Step
 from pairsieve.pipelines.pools import PoolShard
-from pairsieve.pipelines.shard import ALIVE, POOL, Context, Frame, PassRunner, Shard
+from pairsieve.pipelines.shard import ALIVE, POOL, Context, Frame, Shard
 from pairsieve.schemas import columns, uid
 
 
 @dataclass(frozen=True)
 class PassRecord:
-    """What a pass did on a shard: pairs still alive at its end, rows newly measured by each step."""
+    """What a pass did on a shard: pairs still alive at its end, what each step newly measured."""
 
     alive: int
-    measured: Mapping[str, int]
+    measured: Mapping[str, Cost]
 
 
 @dataclass
@@ -68,14 +70,18 @@ class Candidates:
 
     def __call__(self, record: PoolShard) -> int:
         """Write one work file; it is removed after the grouping."""
-        step = self.context.plan.steps[self.step]
         with Shard(self.context, record) as shard:
             rows = _scope(shard, self.step)
-            names = [*columns.PLACE, *step.stored, *(n for n in step.keep_reads if n not in columns.PLACE)]
-            take = pa.array(rows)
-            table = pa.table({name: shard.light(name).take(take) for name in names})
-        self.context.store.write_table(work_name(step, record.index), table)
-        return int(table.num_rows)
+            write_candidates(shard, self.context.plan.steps[self.step], rows)
+        return len(rows)
+
+
+def write_candidates(shard: Shard, step: Step, rows: NDArray[np.int64]) -> None:
+    """Write the keys of some rows as a work file."""
+    names = [*columns.PLACE, *step.stored, *(n for n in step.keep_reads if n not in columns.PLACE)]
+    take = pa.array(rows)
+    table = pa.table({name: shard.light(name).take(take) for name in names})
+    shard.context.store.write_table(work_name(step, shard.record.index), table)
 
 
 def work_name(step: Step, shard: int) -> str:
@@ -110,28 +116,54 @@ class Tally:
         return Tally(self.rows + other.rows, self.kept + other.kept, dropped, digest)
 
 
+@dataclass(frozen=True)
+class VerdictRecord:
+    """What the last stage did on a shard: its tally, and what each step newly measured."""
+
+    tally: Tally
+    measured: Mapping[str, Cost]
+
+
 @dataclass
 class Verdicts:
-    """Write a shard's verdicts: one row per candidate; gives their tally."""
+    """Run the last pass on a shard, where it is still to run, and write the verdicts: one row per candidate."""
 
     context: Context
+    steps: range
 
-    def __call__(self, record: PoolShard) -> Tally:
-        """Replay all steps and write."""
+    def __call__(self, record: PoolShard) -> VerdictRecord:
+        """Measure, decide, write."""
         names = [step.id for step in self.context.plan.steps]
         with Shard(self.context, record) as shard:
-            frame = shard.replay(len(names))
-            head = shard.pairs(list(columns.PLACE))
-        by = pa.array([None, "pool", *names], pa.string()).take(pa.array(_place(frame.dropped_by)))
-        reason = pa.array(frame.reasons, pa.string()).take(pa.array(frame.reason))
-        verdicts = pa.table([*head.columns, by, reason], schema=columns.VERDICTS)
-        self.context.store.write_table(verdicts_name(record.index), verdicts)
-        return Tally(record.rows, by.null_count, _count(frame, names), _digest(frame, head["uid"], record.index))
+            measured: Mapping[str, Cost] = {}
+            if self.steps:
+                runner = PassRunner(shard, [(k, self.context.plan.steps[k]) for k in self.steps])
+                measured, frame = runner.run(), runner.frame
+            else:
+                frame = shard.replay(len(names))
+            head = [shard.light(name) for name in columns.PLACE]
+        self._write(record, frame, head, names)
+        tally = Tally(
+            record.rows, int(frame.alive.sum()), _count(frame, names), kept_digest(frame.alive, head[0], record.index)
+        )
+        return VerdictRecord(tally, measured)
+
+    def _write(self, record: PoolShard, frame: Frame, head: Sequence[pa.Array], names: Sequence[str]) -> None:
+        place = pa.array(_place(frame.dropped_by) - 1, mask=frame.alive)
+        by = pa.DictionaryArray.from_arrays(place, pa.array(["pool", *names]))
+        why = frame.encoded_reasons()
+        fields = [field.with_type(a.type) for field, a in zip(columns.VERDICTS, (*head, by, why), strict=True)]
+        self.context.store.write_table(
+            verdicts_name(record.index), pa.table([*head, by, why], schema=pa.schema(fields))
+        )
 
 
 def _place(dropped_by: NDArray[np.int16]) -> NDArray[np.int64]:
     """ALIVE, POOL, step 0, step 1, … as 0, 1, 2, 3, …"""
-    return np.select([dropped_by == ALIVE, dropped_by == POOL], [0, 1], dropped_by.astype(np.int64) + 2)
+    place = dropped_by.astype(np.int64) + 2
+    place[dropped_by == ALIVE] = 0
+    place[dropped_by == POOL] = 1
+    return place
 
 
 def _count(frame: Frame, names: Sequence[str]) -> dict[tuple[str, str], int]:
@@ -142,21 +174,13 @@ def _count(frame: Frame, names: Sequence[str]) -> dict[tuple[str, str], int]:
     return {(["pool", *names][place - 1], str(frame.reasons[reason])): count for place, reason, count in found}
 
 
-def _digest(frame: Frame, uids: pa.ChunkedArray, shard: int) -> int:
-    """A sum of hashes over the kept pairs and their places."""
-    kept = np.flatnonzero(frame.alive)
-    hashes = uid.keyed_hash(uids.combine_chunks().take(pa.array(kept)), shard)
+def kept_digest(alive: NDArray[np.bool_], uids: pa.Array, shard: int) -> int:
+    """A sum of hashes over the kept pairs of a shard and their places."""
+    kept = np.flatnonzero(alive)
+    hashes = uid.keyed_hash(uids.take(pa.array(kept)), shard)
     return int((hashes * (2 * kept.astype(np.uint64) + 1)).sum(dtype=np.uint64))
 
 
 def verdicts_name(shard: int) -> str:
     """File of a shard's verdicts."""
     return f"verdicts/{shard:05d}.parquet"
-
-
-def total(tallies: Sequence[Tally]) -> Tally:
-    """All tallies together."""
-    found = Tally(0, 0, {})
-    for tally in tallies:
-        found += tally
-    return found

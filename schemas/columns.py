@@ -6,6 +6,7 @@ same pair twice.
 """
 
 from collections.abc import Mapping
+from typing import Any
 
 import pyarrow as pa
 
@@ -61,7 +62,45 @@ def is_heavy(kind: pa.DataType) -> bool:
 def repeating(schema: pa.Schema) -> list[str]:
     """Columns whose values repeat, so that a Parquet dictionary pays: the shard, and strings that name few things."""
     own = ("uid", "url", "text")
-    return [f.name for f in schema if f.name == "shard" or (pa.types.is_string(f.type) and f.name not in own)]
+    kinds = (pa.types.is_string, pa.types.is_dictionary)
+    return [f.name for f in schema if f.name == "shard" or (any(is_(f.type) for is_ in kinds) and f.name not in own)]
+
+
+def packing(schema: pa.Schema) -> dict[str, Any]:
+    """How a Parquet writer encodes and compresses the columns."""
+    return {
+        "compression": compression(schema),
+        "use_dictionary": repeating(schema),
+        "column_encoding": {"row": "DELTA_BINARY_PACKED"} if "row" in schema.names else None,
+    }
+
+
+def compression(schema: pa.Schema) -> dict[str, str]:
+    """Codec of each Parquet leaf: zstd, but none for bytes, embeddings, floats, row numbers and uids.
+
+    A random uid would shrink to its 16 bytes, at four times the cost of writing it plain.
+    """
+    return {
+        leaf: "none" if f.name in ("uid", "row") or _is_dense(f.type) else "zstd" for f in schema for leaf in _leaves(f)
+    }
+
+
+def _is_dense(kind: pa.DataType) -> bool:
+    dense = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_fixed_size_list, pa.types.is_floating)
+    return any(is_(kind) for is_ in dense)
+
+
+def _leaves(field: pa.Field) -> list[str]:
+    """Parquet's names of the leaf columns of a field."""
+    kind = field.type
+    if pa.types.is_struct(kind):
+        return [f"{field.name}.{leaf}" for i in range(kind.num_fields) for leaf in _leaves(kind.field(i))]
+    if pa.types.is_map(kind):
+        parts = (pa.field("key", kind.key_type), pa.field("value", kind.item_type))
+        return [f"{field.name}.key_value.{leaf}" for part in parts for leaf in _leaves(part)]
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
+        return [f"{field.name}.list.{leaf}" for leaf in _leaves(kind.value_field.with_name("element"))]
+    return [field.name]
 
 
 def dataset(columns: Mapping[str, pa.DataType]) -> pa.Schema:

@@ -5,9 +5,12 @@
     │   ├── RecipeError             the recipe cannot be run: file:line, cause, next step
     │   ├── PoolError               the input cannot be read: file, cause, next step
     │   ├── MissingExtraError       a filter needs packages that are not installed
+    │   ├── AccessError             a directory, bucket or object that may not be read or written
     │   └── QueryError              SQL that DuckDB refuses
+    ├── StorageError                a full disk, an object store that does not answer; the run resumes
     ├── RunBusyError                another process works in the run directory
     ├── ShardError                  shards failed; the others are done and the run resumes
+    ├── DamagedFileError            a file of the run is not as it was written; it is made again
     └── AccountingError             kept + dropped is not the pool
 
 A broken *pair* is never an error: it is a verdict with a reason.
@@ -38,8 +41,16 @@ class MissingExtraError(UserError):
     """A filter needs packages that are not installed; the text is the pip command."""
 
 
+class AccessError(UserError):
+    """A directory, bucket or object may not be read or written, or is not there; the text names it."""
+
+
 class QueryError(UserError):
     """DuckDB refused the SQL or the expression."""
+
+
+class StorageError(PairsieveError):
+    """A disk is full or broken, or an object store does not answer; the same command resumes."""
 
 
 class RunBusyError(PairsieveError):
@@ -48,6 +59,10 @@ class RunBusyError(PairsieveError):
 
 class ShardError(PairsieveError):
     """Some shards failed; all others are done, and the same command resumes."""
+
+
+class DamagedFileError(PairsieveError):
+    """A file of the run is not as it was written; runs make such files again."""
 
 
 class AccountingError(PairsieveError):

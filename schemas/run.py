@@ -14,13 +14,16 @@ class Manifest(BaseModel):
 class StepRecord(Manifest):
     """One step as it ran.
 
-    ``deciding`` are its settings that only decide; ``settled`` is what the whole pool decided, such
-    as the threshold of a top fraction.
+    ``measures`` is all that decides the measured values, and what ``fingerprint`` is the digest of:
+    filter, version, scoring settings, model files, columns read; null where nothing is stored.
+    ``deciding`` are its settings that only decide; ``settled`` is what the whole pool decided, such as
+    the threshold of a top fraction.
     """
 
     id: str
     filter: str
     fingerprint: str
+    measures: dict[str, Any] | None = None
     deciding: dict[str, Any]
     settled: dict[str, Any] | None = None
 
@@ -43,13 +46,14 @@ class RunManifest(Manifest):
 
 
 class DatasetFile(Manifest):
-    """One training shard: rows of each row group, bytes in memory and (``size``) of the file."""
+    """One training shard: rows of each row group, bytes in memory and (``size``) of the file, XXH3-128 of the file."""
 
     file: str
     rows: int
     row_groups: tuple[int, ...]
     bytes: int
     size: int
+    checksum: str
 
 
 class DatasetManifest(Manifest):

@@ -25,7 +25,7 @@ def numbered_rows(count: int) -> list[dict[str, Any]]:
     return [{"url": f"http://e.org/{i}.jpg", "text": texts[i], "score": (i * 7919 % 1000) / 1000} for i in range(count)]
 
 
-def recipe(pool: Path, *filters: Any, **rest: Any) -> dict[str, Any]:
+def recipe(pool: Path | str, *filters: Any, **rest: Any) -> dict[str, Any]:
     """A recipe over a list of URLs, in shards of 100 pairs."""
     return {"pool": {"urls": {"path": str(pool), "shard_rows": 100}}, "filters": list(filters), **rest}
 

@@ -2,12 +2,14 @@
 
 import os
 import signal
+from collections.abc import Mapping
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pairsieve.filters.base import Filter, Threshold
+from pairsieve.filters.base import Filter, Resources, Runtime, Threshold
+from pairsieve.schemas.errors import UserError
 
 
 class TextLength(Filter):
@@ -85,3 +87,114 @@ class Slow(Filter):
 
     def keep(self, pairs: pa.RecordBatch) -> pa.Array:
         return pairs["slow"]
+
+
+class Stored(Filter):
+    """Store a second copy of the image, as ``download`` stores what it fetched."""
+
+    reads = ("image",)
+    writes = {"copy": pa.binary(), "size": pa.int32()}
+
+    def score(self, pairs: pa.RecordBatch) -> dict[str, pa.Array]:
+        return {"copy": pairs["image"], "size": pc.binary_length(pairs["image"])}
+
+    def keep(self, pairs: pa.RecordBatch) -> pa.Array:
+        return pc.is_valid(pairs["size"])
+
+
+class ReadStored(Filter):
+    """Read what ``Stored`` stored."""
+
+    reads = ("copy",)
+    writes = {"read_bytes": pa.int32()}
+
+    def score(self, pairs: pa.RecordBatch) -> dict[str, pa.Array]:
+        return {"read_bytes": pc.binary_length(pairs["copy"])}
+
+    def keep(self, pairs: pa.RecordBatch) -> pa.Array:
+        return pc.is_valid(pairs["read_bytes"])
+
+
+class Deliberate(Filter):
+    """Write the scoring setting ``value`` for every pair, as slowly as asked."""
+
+    reads = ("text",)
+    writes = {"deliberate": pa.int32()}
+
+    value: int
+    seconds: Runtime[float] = 0.0
+
+    def score(self, pairs: pa.RecordBatch) -> dict[str, pa.Array]:
+        import time
+
+        time.sleep(self.seconds)
+        return {"deliberate": pa.repeat(pa.scalar(self.value, pa.int32()), pairs.num_rows)}
+
+    def keep(self, pairs: pa.RecordBatch) -> pa.Array:
+        return pc.is_valid(pairs["deliberate"])
+
+
+class Counted(Filter):
+    """Measure the caption's length times ``unit``, plus a column, plus the number in the file ``model``.
+
+    Writes down which pair was measured by which step, and raises at the uid that the file ``breaks`` names.
+    """
+
+    reads = ("text",)
+    writes = {"Counted": pa.int64()}
+    batch_rows = 3
+
+    unit: int = 1
+    adds: str | None = None
+    model: str | None = None
+    log: Runtime[str]
+    tag: Runtime[str]
+    breaks: Runtime[str | None] = None
+    least: Threshold[int] = 0
+
+    def inputs(self, available: Mapping[str, pa.DataType]) -> tuple[str, ...]:
+        return (*self.reads, self.adds) if self.adds else self.reads
+
+    def files(self) -> tuple[str, ...]:
+        return (self.model,) if self.model else ()
+
+    def score(self, pairs: pa.RecordBatch) -> dict[str, pa.Array]:
+        uids = pairs["uid"].to_pylist()
+        with Path(self.log).open("a") as file:
+            file.write("".join(f"{self.tag} {uid}\n" for uid in uids))
+        if self.breaks and Path(self.breaks).exists() and Path(self.breaks).read_text() in uids:
+            raise ValueError("this pair is too much")
+        length = pc.multiply(pc.utf8_length(pairs["text"]).cast(pa.int64()), self.unit)
+        if self.model:
+            length = pc.add(length, int(Path(self.model).read_text()))
+        return {"Counted": pc.add(length, pairs[self.adds].cast(pa.int64())) if self.adds else length}
+
+    def keep(self, pairs: pa.RecordBatch) -> pa.Array:
+        return pc.greater_equal(pairs["Counted"], self.least)
+
+
+class NeedsGpu(TextLength):
+    """A step that cannot run without a GPU."""
+
+    def resources(self) -> Resources:
+        return Resources(gpus=1.0)
+
+
+class NoModel(TextLength):
+    """A step whose model cannot be loaded."""
+
+    def open(self) -> None:
+        raise UserError("cannot load model 'nothing': no such file")
+
+
+class ReadsLength(Filter):
+    """Read what another step measured."""
+
+    reads = ("text_length",)
+    writes = {"double_length": pa.int64()}
+
+    def score(self, pairs: pa.RecordBatch) -> dict[str, pa.Array]:
+        return {"double_length": pc.multiply(pairs["text_length"], 2)}
+
+    def keep(self, pairs: pa.RecordBatch) -> pa.Array:
+        return pc.is_valid(pairs["double_length"])

@@ -10,7 +10,8 @@ import pytest
 
 from pairsieve.pipelines.accounting import check
 from pairsieve.pipelines.pools import load_manifest
-from pairsieve.pipelines.run import Result, run
+from pairsieve.pipelines.run import run
+from pairsieve.pipelines.runner import Result
 from pairsieve.pipelines.store import Store
 from pairsieve.schemas.errors import AccountingError
 from tests.support import numbered_rows, recipe, write_csv

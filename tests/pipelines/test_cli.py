@@ -56,13 +56,14 @@ def test_query_answers_in_sql(folder: Path) -> None:
 
 
 def test_plan_shows_steps_and_touches_nothing(folder: Path) -> None:
-    """A plan names each step, its columns and thresholds, and writes no file."""
-    before = sorted(folder.iterdir())
-    done = pairsieve("plan", "recipe.yaml", cwd=folder)
+    """A plan names each step, its columns and thresholds, what a run re-uses, and writes no file."""
+    before = sorted(folder.rglob("*"))
+    done = pairsieve("plan", "recipe.yaml", "--out", "run", cwd=folder)
     assert done.returncode == 0
-    for word in ("caption_words", "least: 2", "where", "score >= 0.2", "dataset/", "subset.npy"):
+    for word in ("caption_words", "least: 2", "where", "score >= 0.2", "dataset/ kept", "subset.npy", "a finished run"):
         assert word in done.stdout
-    assert sorted(folder.iterdir()) == before
+    assert max(map(len, done.stdout.splitlines())) <= 120
+    assert sorted(folder.rglob("*")) == before
 
 
 def test_filters_lists_and_describes(folder: Path) -> None:
@@ -92,6 +93,11 @@ MISTAKES = {
     "no such input": (
         ["run", "recipe.yaml", "--out", "x", "--set", "pool.urls.path=gone.csv"],
         "gone.csv: no such file",
+    ),
+    "plan into a file": (["plan", "recipe.yaml", "--out", "list.csv"], "list.csv: is a file; name a directory"),
+    "plan elsewhere": (
+        ["plan", "recipe.yaml", "--engine", "local", "--ray-address", "x"],
+        "--ray-address x goes with --engine ray, not local",
     ),
     "bad override": (["plan", "recipe.yaml", "--set", "filters.caption.least=3"], "no step is called 'caption'"),
     "no run there": (["query", "nowhere", "SELECT 1"], "nowhere: no finished run here"),

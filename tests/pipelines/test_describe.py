@@ -10,7 +10,10 @@ import yaml
 from rich.console import Console, RenderableType
 
 from pairsieve.filters.load import describe, load, names
-from pairsieve.pipelines.describe import filter_page, filters_table, json_schema, plan_tables
+from pairsieve.pipelines.describe import filter_page, filters_table, json_schema
+from pairsieve.pipelines.estimate import estimate
+from pairsieve.pipelines.plan_page import plan_page
+from pairsieve.pipelines.progress import Silent
 from pairsieve.pipelines.recipe import check
 from pairsieve.pipelines.recipe_file import from_data, shipped
 from pairsieve.pipelines.run import load as load_recipe
@@ -124,5 +127,5 @@ def test_plan_table(tmp_path: Path) -> None:
     (tmp_path / "pool.csv").write_text("url,text,[bold]\nu,a,1\n")
     steps = [{"where": "text[1:2] = [text][1] or text = '[/red]'"}, {"caption_words": {"least": 4}}]
     pool, plan, _ = load_recipe({"pool": {"urls": tmp_path / "pool.csv"}, "filters": steps})
-    page = shown(*plan_tables(pool, plan))
+    page = shown(*plan_page(plan, estimate(pool, plan, sample_rows=0, progress=Silent())))
     assert "[text][1] or text = '[/red]'" in page and "least: 4" in page and "[bold]" in page

@@ -8,7 +8,8 @@ import pytest
 
 from pairsieve.pipelines.demo_pool import build_pool, write_url_list
 from pairsieve.pipelines.demo_server import serve
-from pairsieve.pipelines.run import Result, run
+from pairsieve.pipelines.run import run
+from pairsieve.pipelines.runner import Result
 from pairsieve.schemas.errors import ShardError
 from tests.support import digests, numbered_rows, recipe, write_csv
 

@@ -92,9 +92,10 @@ def test_the_manifest_lists_the_shards(tmp_path: Path) -> None:
     found = ingest(images(tmp_path, [b"1"], [b"2", b"3"]), store, here)
     manifest = json.loads(store.read(MANIFEST))
     assert manifest["version"] == "1"
-    assert [(s["index"], s["rows"], s["groups"]) for s in manifest["shards"]] == [(0, 1, [0]), (1, 2, [0])]
-    assert [s["media"] for s in manifest["shards"]] == [f"file://{tmp_path}/{i}.parquet" for i in (0, 1)]
-    assert [s["fingerprint"] for s in manifest["shards"]] == [s.fingerprint for s in found]
+    assert (manifest["shards"]["rows"], manifest["shards"]["groups"]) == ([1, 2], [[0], [0]])
+    media = [manifest["media"][i] for i in manifest["shards"]["media"]]
+    assert media == [f"file://{tmp_path}/{i}.parquet" for i in (0, 1)]
+    assert manifest["shards"]["fingerprint"] == [s.fingerprint for s in found]
 
 
 def test_a_pool_without_rows_is_an_error(tmp_path: Path) -> None:

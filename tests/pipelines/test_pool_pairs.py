@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pairsieve.pipelines.pool_pairs import Pairs, ParquetImages, _runs
+from pairsieve.pipelines.in_place import runs
+from pairsieve.pipelines.pool_pairs import Pairs, ParquetImages
 from pairsieve.pipelines.pools import PoolShard, complete
 from pairsieve.pipelines.store import filesystem
 from pairsieve.schemas.errors import PoolError
@@ -84,10 +85,10 @@ def test_a_null_struct_is_a_null_image(tmp_path: Path) -> None:
 @given(st.lists(st.integers(0, 40), max_size=20), st.integers(1, 60))
 def test_shards_are_whole_row_groups_in_order(sizes: list[int], rows: int) -> None:
     """Every group once; every shard but the last has at least ``rows`` rows, and none a group too many."""
-    runs = _runs(sizes, rows)
-    assert [g for run in runs for g in run] == list(range(len(sizes)))
-    assert all(sum(sizes[g] for g in run) >= rows for run in runs[:-1])
-    assert all(sum(sizes[g] for g in run[:-1]) < rows for run in runs)
+    found = list(runs(sizes, rows))
+    assert [g for run in found for g in run] == list(range(len(sizes)))
+    assert all(sum(sizes[g] for g in run) >= rows for run in found[:-1])
+    assert all(sum(sizes[g] for g in run[:-1]) < rows for run in found)
 
 
 @settings(deadline=None, max_examples=60)

@@ -3,7 +3,8 @@
 import pytest
 
 from pairsieve.pipelines.provenance import diff, why
-from pairsieve.pipelines.run import Result, run
+from pairsieve.pipelines.run import run
+from pairsieve.pipelines.runner import Result
 from pairsieve.schemas.errors import UserError
 from tests.support import numbered_rows, recipe, write_csv
 

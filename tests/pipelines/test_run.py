@@ -330,21 +330,6 @@ def test_list_columns_of_the_pool_reach_the_dataset(tmp_path: Path) -> None:
     assert table["tags"].to_pylist() == [["t"]]
 
 
-@pytest.mark.parametrize("name", ["pairs/00001.parquet", "dataset/00002.parquet", "verdicts/00003.parquet"])
-@pytest.mark.parametrize("how", ["delete", "empty", "truncate"])
-def test_damaged_file_is_made_again(pool: Path, tmp_path: Path, name: str, how: str) -> None:
-    """A file of the run that is gone or shorter than it was written comes back with its bytes."""
-    made = recipe(pool, *STEPS, output={"dataset": {"rows_per_file": 40}, "subset": "subset.npy"})
-    run(made, tmp_path / "run", workers=1)
-    wanted = digests(tmp_path / "run")
-    file = tmp_path / "run" / name
-    content = file.read_bytes()
-    file.unlink() if how == "delete" else file.write_bytes(b"" if how == "empty" else content[:-9])
-    run(made, tmp_path / "run", workers=1)
-    assert digests(tmp_path / "run") == wanted
-    assert file.read_bytes() == content
-
-
 def test_smaller_pool_leaves_no_scores_behind(tmp_path: Path) -> None:
     """Scores of shards that the pool no longer has are gone, and the views are those of a fresh run."""
     steps = [{"caption_words": {"least": 2}}, {"exact_duplicates": {"by": "text"}}]

@@ -24,7 +24,8 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from pairsieve.pipelines.run import Result, run
+from pairsieve.pipelines.run import run
+from pairsieve.pipelines.runner import Result
 
 pytestmark = pytest.mark.real
 

@@ -1,0 +1,135 @@
+"""Runs of the demo's size killed at 30 seeded points: what was finished stays, and the end is the reference's.
+
+Five directories take six strikes each, so that the model is loaded five times rather than thirty;
+``benchmarks/chaos.py`` gives every point a directory of its own.
+"""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pairsieve.pipelines.run import run
+from tests.support import digests, numbered_rows, recipe, write_csv
+from tests.support_chaos import TABLE, Point, Reference, World, punish, reference, world
+from tests.support_processes import kill, left
+
+PAIRS = 3000
+DIRECTORIES = 5
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A served world and the uninterrupted run over it."""
+
+    world: World
+    wanted: Reference
+
+    def struck(self, directory: int) -> list[Point]:
+        """The points of one directory, in the order of the run."""
+        order = sorted(TABLE, key=self.wanted.order)
+        return order[directory::DIRECTORIES]
+
+
+@pytest.fixture(scope="module")
+def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
+    """One world for all."""
+    folder = tmp_path_factory.mktemp("chaos")
+    with world(folder, PAIRS) as served:
+        yield Stage(served, reference(served, folder / "reference"))
+    shutil.rmtree(folder)
+
+
+def test_points_are_thirty_and_strike_everybody() -> None:
+    """The table is the issue's: 30 points, on both axes, every victim five times."""
+    assert len(TABLE) == 30
+    assert {axis: sum(p.axis == axis for p in TABLE) for axis in ("files", "time")} == {"files": 15, "time": 15}
+    assert {sum(p.victim == victim for p in TABLE) for victim in {p.victim for p in TABLE}} == {5}
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("directory", range(DIRECTORIES))
+def test_struck_runs_end_as_the_reference(stage: Stage, directory: int) -> None:
+    """After every strike the same command goes on; every file ends with the reference's bytes, none twice written."""
+    struck = stage.struck(directory)
+    report = punish(stage.world, stage.wanted, stage.world.folder / f"run-{directory}", struck)
+    assert not report.faults, f"{stage.wanted.table(struck)}\n" + "\n".join(report.faults)
+    assert [point for point, _ in report.strikes] == struck
+
+
+@pytest.fixture
+def pool(tmp_path: Path) -> Path:
+    """800 pairs, 8 shards."""
+    return write_csv(tmp_path / "list.csv", numbered_rows(800))
+
+
+@contextmanager
+def started(made: dict[str, Any], out: Path) -> Iterator["subprocess.Popen[Any]"]:
+    """A run with two workers in a session of its own; whatever is left of it in the end is killed."""
+    file = out.with_suffix(".yaml")
+    file.write_text(json.dumps(made))
+    command = [sys.executable, "-m", "pairsieve", "run", str(file), "--out", str(out), "--workers", "2", "--quiet"]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    process = subprocess.Popen(command, env=environment, start_new_session=True)
+    try:
+        yield process
+    finally:
+        kill(process)
+
+
+def wait_for(path: Path, process: "subprocess.Popen[Any]") -> None:
+    """Until a file is there."""
+    while not path.exists():
+        assert process.poll() is None, "the run ended before it could be struck"
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
+def test_workers_go_with_their_driver(pool: Path, tmp_path: Path, how: signal.Signals) -> None:
+    """Workers whose driver is gone end by themselves within seconds."""
+    step = {"tests.support_filters:Deliberate": {"value": 1, "seconds": 1}}
+    with started(recipe(pool, step), tmp_path / "run") as process:
+        wait_for(tmp_path / "run" / "scores" / "Deliberate" / "00000.parquet", process)
+        process.send_signal(how)
+        process.wait(30)
+        assert not left(process.pid, 15)
+
+
+def test_orphans_leave_a_later_run_alone(pool: Path, tmp_path: Path) -> None:
+    """Workers whose driver was killed do not put their scores in the place of a later recipe's."""
+    made = [
+        recipe(pool, {"tests.support_filters:Deliberate": {"value": v, "seconds": s}}) for v, s in ((1, 1.5), (2, 0))
+    ]
+    with started(made[0], tmp_path / "run") as process:
+        wait_for(tmp_path / "run" / "scores" / "Deliberate" / "00000.parquet", process)
+        process.kill()
+        process.wait()
+        later = run(made[1], tmp_path / "run", workers=1)
+        left(process.pid, 8)  # whatever an orphan still does is done by then
+        found = later.query("SELECT deliberate, count(*) AS n FROM scores GROUP BY 1")
+    assert found.to_pylist() == [{"deliberate": 2, "n": 800}]
+
+
+def test_worker_may_die_between_passes(pool: Path, tmp_path: Path) -> None:
+    """A worker that dies while it has nothing to do is replaced; the run ends with the same bytes."""
+    made = recipe(pool, "caption_words", {"clip_score": {"column": "score", "top": 0.5}})
+    code = (
+        "import json; from tests.support_processes import run_with_idle_deaths; "
+        f"run_with_idle_deaths(json.loads({json.dumps(made)!r}), {str(tmp_path / 'struck')!r})"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "killed a worker before verdicts" in done.stdout
+    run(made, tmp_path / "fresh", workers=1)
+    assert digests(tmp_path / "struck") == digests(tmp_path / "fresh")

@@ -1,0 +1,193 @@
+"""Processes of a run under test: start it, watch its files, strike it, and find what is left of it.  Linux only."""
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pairsieve.pipelines.progress import Silent, Stage
+from pairsieve.pipelines.run import run
+
+Victim = Literal["session", "interrupt", "terminate", "driver", "worker", "twice"]
+SIGNALS: dict[Victim, signal.Signals] = {
+    "session": signal.SIGKILL,
+    "interrupt": signal.SIGINT,
+    "terminate": signal.SIGTERM,
+    "driver": signal.SIGKILL,
+    "worker": signal.SIGKILL,
+    "twice": signal.SIGKILL,
+}
+"""Every process, as a machine that goes down; every process, as Ctrl-C; the driver alone, twice; one worker; and
+every process, then those of the resumed run."""
+PATIENCE = 240.0
+"""Seconds after which a run hangs."""
+LOOK = 0.005
+
+
+@dataclass(frozen=True)
+class Place:
+    """A point on the timeline of the reference: finished files, then seconds."""
+
+    files: int
+    delay: float
+
+
+class Run:
+    """A started command: its progress in finished files, its processes, its end."""
+
+    def __init__(self, command: Sequence[str], environment: Mapping[str, str], out: Path) -> None:
+        """Start it in a session of its own."""
+        self.out = out
+        self.errors = out.with_name(f"{out.name}.stderr")
+        self.start = time.time()
+        self.ended = 0.0
+        self.reached: list[float] = []
+        self._seen: set[str] = set()
+        with self.errors.open("w") as errors:
+            self.process = subprocess.Popen(
+                command,
+                env=environment,
+                stdout=subprocess.DEVNULL,
+                stderr=errors,
+                start_new_session=True,
+            )
+
+    def look(self) -> int:
+        """Finished files so far: what an earlier run measured counts, what every run makes anew counts when it is."""
+        now = time.time()
+        for name, stat in files(self.out).items():
+            lasts = name.startswith(("pairs/", "scores/", "dataset/"))
+            if not name.startswith(("_work/", "costs.json")) and (lasts or stat.st_mtime > self.start - 0.1):
+                self._seen.add(name)
+        self.reached += [now] * (len(self._seen) - len(self.reached))
+        return len(self._seen)
+
+    def reach(self, place: Place) -> bool:
+        """Wait for a place; false if the run ended before."""
+        while self.process.poll() is None:
+            count = self.look()
+            since = self.start if not place.files else self.reached[place.files - 1] if count >= place.files else None
+            if since is not None and time.time() >= since + place.delay:
+                return True
+            self._give_up_when_hanging()
+            time.sleep(LOOK)
+        return False
+
+    def end(self) -> int:
+        """Wait for the end; gives the exit code."""
+        while self.process.poll() is None:
+            self.look()
+            self._give_up_when_hanging()
+            time.sleep(LOOK)
+        self.look()
+        self.ended = time.time()
+        return int(self.process.returncode)
+
+    def _give_up_when_hanging(self) -> None:
+        if time.time() > self.start + PATIENCE:
+            self.kill()
+            raise AssertionError(f"the run hangs with {len(self._seen)} files; {self.said()}")
+
+    def said(self) -> str:
+        """What it wrote to standard error."""
+        return self.errors.read_text()
+
+    def strike(self, victim: Victim) -> None:
+        """Send the signal; waits for the driver's end, unless only a worker is struck."""
+        if victim == "worker":
+            self._strike_worker()
+            return
+        number = SIGNALS[victim]
+        if victim in ("driver", "terminate"):
+            self.process.send_signal(number)
+        else:
+            os.killpg(self.process.pid, number)
+        try:
+            self.process.wait(30)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            raise AssertionError(f"the driver survived {number.name} by 30 s; {self.said()}") from None
+
+    def _strike_worker(self) -> None:
+        """SIGKILL the youngest worker; before the first there is none, so wait for it."""
+        while self.process.poll() is None:
+            if found := workers(self.process.pid):
+                with suppress(ProcessLookupError):
+                    os.kill(max(found), signal.SIGKILL)
+                return
+            self.look()
+            time.sleep(LOOK)
+
+    def kill(self) -> None:
+        """End every process of the run, whatever became of its driver."""
+        kill(self.process)
+
+
+def kill(process: "subprocess.Popen[Any]") -> None:
+    """End every process of the session that a process leads."""
+    for pid in members(process.pid):
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    process.wait()
+
+
+def members(session: int) -> dict[int, int]:
+    """Living processes of a session, with their parents."""
+    found = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with suppress(OSError):
+                state, parent, _, owner = (entry / "stat").read_text().rpartition(")")[2].split()[:4]
+                if int(owner) == session and state != "Z":
+                    found[int(entry.name)] = int(parent)
+    return found
+
+
+def left(session: int, seconds: float) -> list[int]:
+    """Processes of a session that do not end within so long."""
+    end = time.time() + seconds
+    while (found := list(members(session))) and time.time() < end:
+        time.sleep(0.05)
+    return found
+
+
+def workers(driver: int) -> list[int]:
+    """Processes of a driver's session that it did not start itself: those of its fork server."""
+    parents = members(os.getsid(driver))
+    return [pid for pid, parent in parents.items() if parents.get(parent) == driver]
+
+
+def files(folder: Path, inside: str = "") -> dict[str, os.stat_result]:
+    """Finished files below a folder by relative path; one that goes meanwhile is left out."""
+    found: dict[str, os.stat_result] = {}
+    with suppress(FileNotFoundError), os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                found |= files(Path(entry.path), f"{inside}{entry.name}/")
+            elif not entry.name.endswith(".tmp"):
+                with suppress(FileNotFoundError):
+                    found[inside + entry.name] = entry.stat()
+    return found
+
+
+class IdleDeath(Silent):
+    """Kill one of this process's workers before the stage ``verdicts``, when it has nothing to do."""
+
+    @contextmanager
+    def stage(self, name: str, rows: int) -> Iterator[Stage]:
+        """Strike, then go on."""
+        if name == "verdicts":
+            os.kill(workers(os.getpid())[0], signal.SIGKILL)
+            time.sleep(0.3)
+            print("killed a worker before verdicts")
+        yield self
+
+
+def run_with_idle_deaths(recipe: Mapping[str, Any], out: str) -> None:
+    """A run of a process of its own, with two workers."""
+    run(recipe, out, workers=2, engine="local", progress=IdleDeath())
