@@ -5,7 +5,7 @@ read without pairsieve: ``cd run && duckdb catalog.duckdb``.  Parquet stays the 
 """
 
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -63,7 +63,7 @@ def views(store: Store, plan: "Plan", pool: "Pool", shards: Sequence["PoolShard"
     for step in plan.steps:
         if step.keys:
             yield _view(f"derived_{step.id}", _files(store, f"derived/{step.id}"), columns.DERIVED)
-    yield _scores(plan)
+    yield _scores(plan, pool.beside_tables())
     if plan.recipe.output.dataset is not None:
         yield _view("dataset", _files(store, "dataset"), None)
 
@@ -94,10 +94,10 @@ def _duck_path(url: str | None) -> str | None:
     return url.removeprefix("file://") if url else None
 
 
-def _scores(plan: "Plan") -> str:
+def _scores(plan: "Plan", beside: Collection[str]) -> str:
     """One row per candidate: the pool's light columns, every light score, the verdict."""
     pool = ", ".join(
-        f"p.{_quote(stored)} AS {_quote(seen)}" for seen, stored in plan.pool_names.items() if seen != "image"
+        f"p.{_quote(stored)} AS {_quote(seen)}" for seen, stored in plan.pool_names.items() if stored not in beside
     )
     parts = [f"p.uid, p.shard, p.row, {pool}"]
     joins = ["FROM pairs p JOIN verdicts v ON p.shard = v.shard AND p.row = v.row"]

@@ -7,6 +7,7 @@ from itertools import chain
 
 import pyarrow as pa
 
+from pairsieve.pipelines.pool_datacomp import Datacomp
 from pairsieve.pipelines.pool_img2dataset import Img2dataset
 from pairsieve.pipelines.pool_pairs import Pairs
 from pairsieve.pipelines.pool_urls import Urls
@@ -23,7 +24,7 @@ from pairsieve.pipelines.pools import (
 )
 from pairsieve.pipelines.store import Store, filesystem
 from pairsieve.schemas.errors import PoolError
-from pairsieve.schemas.recipe import Img2datasetPool, PairsPool, Recipe, UrlsPool, WebdatasetPool
+from pairsieve.schemas.recipe import DatacompPool, Img2datasetPool, PairsPool, Recipe, UrlsPool, WebdatasetPool
 
 Run = Callable[[Callable[[ShardTask], PoolShard], Sequence[ShardTask]], Iterator[PoolShard]]
 
@@ -33,6 +34,8 @@ def open_pool(recipe: Recipe) -> Pool:
     spec = recipe.pool
     if isinstance(spec, UrlsPool):
         return Urls(spec)
+    if isinstance(spec, DatacompPool):
+        return Datacomp(spec)
     if isinstance(spec, PairsPool):
         return Pairs(spec)
     if isinstance(spec, WebdatasetPool):

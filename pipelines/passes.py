@@ -21,6 +21,8 @@ from pairsieve.pipelines.shard import HEAVY_ROWS, POOL, Rows, Shard, at
 from pairsieve.schemas import columns
 from pairsieve.schemas.errors import PairsieveError
 
+FEATURE_BYTES = 33_554_432
+
 
 @dataclass
 class Chunk:
@@ -93,7 +95,7 @@ class PassRunner:
         if not heavy:
             return LIGHT_ROWS
         if not heavy <= fresh:
-            return HEAVY_ROWS
+            return stored_rows([types[name] for name in heavy - fresh])
         return max(step.filter.batch_rows for _, step in self.steps if not heavy.isdisjoint(step.stored))
 
     def _chunk(self, chunk: Chunk) -> None:
@@ -125,6 +127,14 @@ class PassRunner:
         ]
         arrays = [*head, *measured.values()]
         self.writers[step.id].write(pa.record_batch(arrays, schema=columns.scores(step.stored)))
+
+
+def stored_rows(kinds: Sequence[pa.DataType]) -> int:
+    """Rows of stored large columns to hold at once: few images, or some 32 MB of features."""
+    if not all(pa.types.is_fixed_size_list(kind) and pa.types.is_primitive(kind.value_type) for kind in kinds):
+        return HEAVY_ROWS
+    width = sum(int(kind.list_size) * int(kind.value_type.bit_width) // 8 for kind in kinds)
+    return min(LIGHT_ROWS, max(HEAVY_ROWS, FEATURE_BYTES // max(1, width)))
 
 
 def _score(made: AnyFilter, step: Step, batch: pa.RecordBatch) -> dict[str, pa.Array]:

@@ -110,6 +110,14 @@ class Plan:
             found |= step.stored
         return found
 
+    @property
+    def pool_reads(self) -> set[str]:
+        """Columns of the pool, by its own names, that steps or the dataset read."""
+        spec = self.recipe.output.dataset
+        used = {name for step in self.steps for name in (*step.reads, *step.keep_reads)}
+        used |= set((spec.columns if spec else None) or ())
+        return {self.pool_names[name] for name in used if name in self.pool_names}
+
     def producer(self, column: str) -> Step | None:
         """The step that writes a column; None = the pool."""
         return next((step for step in self.steps if column in step.stored), None)

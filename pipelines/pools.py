@@ -7,7 +7,7 @@ fingerprint covers the pairs file's bytes and the identity of the file its image
 import hashlib
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -122,15 +122,19 @@ class PairsFile(LightReader):
         self._file.close()
 
 
-class ImageReader(ABC):
-    """Image bytes of one shard, read forward in row ranges."""
+class HeavyReader(ABC):
+    """A large column of one shard, read forward in row ranges."""
 
     @abstractmethod
     def read(self, start: int, stop: int) -> pa.Array:
-        """binary[stop - start]; null where the pool has no image."""
+        """The values of rows ``start`` to ``stop``; null where the pool has none."""
 
     def close(self) -> None:  # noqa: B027 (most readers hold nothing open)
         """Close the file."""
+
+
+class ImageReader(HeavyReader):
+    """Image bytes: binary[stop - start]."""
 
 
 class Pool(ABC):
@@ -173,6 +177,17 @@ class Pool(ABC):
     def light(self, shard: PoolShard, sources: Sources) -> LightReader:
         """A reader of a shard that has no file under ``pairs/``."""
         raise PoolError("this pool is read from pairs/")
+
+    def beside_tables(self) -> Collection[str]:
+        """Columns that lie beside the light ones, where SQL does not see them."""
+        return (columns.IMAGE,)
+
+    def features(self, shard: PoolShard, name: str) -> HeavyReader | None:
+        """A reader of a large column that is no image and lies in no Parquet file; None where it is none such."""
+        return None
+
+    def require(self, names: Collection[str]) -> None:  # noqa: B027 (most pools have one schema for all)
+        """Check, before anything runs, that all shards can give these columns; raises ``PoolError``."""
 
     def images(self, shard: PoolShard, pairs: Callable[[list[str]], pa.Table]) -> ImageReader | None:
         """A reader of the shard's images; None where the pool has none.  ``pairs`` loads light columns."""

@@ -28,7 +28,9 @@ def load(
         source = recipe_file.read(recipe, overrides)
     checked, filters = check(source)
     pool = open_pool(checked)
-    return pool, make_plan(source, checked, filters, pool.types()), source
+    plan = make_plan(source, checked, filters, pool.types())
+    pool.require(plan.pool_reads)
+    return pool, plan, source
 
 
 def run(

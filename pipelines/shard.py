@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from pairsieve.filters.base import AnyFilter, Filter, GroupFilter, Opened, PoolFilter, first_reason
 from pairsieve.pipelines.parts import Parts, scatter
 from pairsieve.pipelines.plan import Plan, Step
-from pairsieve.pipelines.pools import ImageReader, LightReader, PairsFile, Pool, PoolShard, Sources
+from pairsieve.pipelines.pools import HeavyReader, LightReader, PairsFile, Pool, PoolShard, Sources
 from pairsieve.pipelines.store import Store
 from pairsieve.schemas import columns
 from pairsieve.schemas.errors import AccountingError, DamagedFileError, PairsieveError
@@ -101,7 +101,7 @@ class Shard:
         self._light: dict[str, pa.Array] = {}
         self._parts: dict[str, Parts] = {}
         self._pairs: LightReader | None = None
-        self._images: ImageReader | None = None
+        self._readers: dict[str, HeavyReader] = {}
 
     def __enter__(self) -> "Shard":
         """The shard."""
@@ -111,9 +111,10 @@ class Shard:
         """Close all files."""
         for parts in self._parts.values():
             parts.close()
-        for reader in (self._images, self._pairs):
-            if reader is not None:
-                reader.close()
+        for reader in self._readers.values():
+            reader.close()
+        if self._pairs is not None:
+            self._pairs.close()
 
     def parts(self, step: Step) -> Parts:
         """What a step has measured so far."""
@@ -151,12 +152,16 @@ class Shard:
         step = self.context.plan.producer(name)
         if step is not None:
             return self._stored(step, name, start, stop)
-        if name != columns.IMAGE:  # a list or bytes column of the pool lies in pairs/
-            return self.light(name).slice(start, stop - start)
-        if self._images is None:
-            self._images = self.context.pool.images(self.record, self.pairs)
-        assert self._images is not None, name
-        return self._images.read(start, stop)
+        if name not in self._readers and (opened := self._reader(name)) is not None:
+            self._readers[name] = opened
+        if name in self._readers:
+            return self._readers[name].read(start, stop)
+        return self.light(name).slice(start, stop - start)  # a list or bytes column of the pool's tables
+
+    def _reader(self, name: str) -> HeavyReader | None:
+        """A reader of the pool's images or features."""
+        pool, stored = self.context.pool, self.context.plan.pool_names.get(name, name)
+        return pool.images(self.record, self.pairs) if name == columns.IMAGE else pool.features(self.record, stored)
 
     def _stored(self, step: Step, name: str, start: int, stop: int) -> pa.Array:
         """A heavy column that a step stored; raises ``DamagedFileError``, and removes it, where pages are damaged."""

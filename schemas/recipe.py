@@ -25,6 +25,19 @@ class UrlsPool(Part):
     shard_rows: PositiveInt = Field(10_000, description="pairs in a shard, the unit of work and resume")
 
 
+class DatacompPool(Part):
+    """DataComp's metadata: Parquet files, each with features of its rows in an ``.npz`` beside it; read in place."""
+
+    path: str = Field(description="folder (part_*/ folders in it too), file or glob, local or any fsspec URL")
+    features: tuple[str, ...] | None = Field(
+        None, description="arrays of the .npz to give as columns, l14_img for one; default: all of the first file's"
+    )
+    columns: tuple[str, ...] | None = Field(None, description="columns besides uid, url, text; default: all")
+    shard_rows: PositiveInt = Field(
+        500_000, description="a file is a shard; one of more than twice so many rows is cut at its row groups"
+    )
+
+
 class PairsPool(Part):
     """Parquet files that hold the image bytes beside the captions; read in place."""
 
@@ -58,6 +71,7 @@ class Img2datasetPool(Part):
 
 POOLS: dict[str, type[Part]] = {
     "urls": UrlsPool,
+    "datacomp": DatacompPool,
     "pairs": PairsPool,
     "webdataset": WebdatasetPool,
     "img2dataset": Img2datasetPool,

@@ -9,6 +9,7 @@ import hashlib
 import os
 import random
 import sys
+import time
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -188,11 +189,11 @@ def _strike(world: World, wanted: Reference, point: Point, runs: list[Run], repo
     """One point: on the run at hand, or on a resumed one where that was struck down."""
     if runs[-1].process.poll() is not None:
         runs.append(world.start(runs[-1].out))
-    run = runs[-1]
-    if not run.reach(wanted.place(point)):
-        code = run.process.returncode
-        report.faults.append(f"{point}: the run ended with {code} before it was struck: {run.said()}")
+    if not runs[-1].reach(wanted.place(point)) and not _reach_repetition(world, runs):
+        code = runs[-1].process.returncode
+        report.faults.append(f"{point}: the run ended with {code} before it was struck: {runs[-1].said()}")
         return
+    run = runs[-1]
     report.strikes.append((point, run.look()))
     run.strike(point.victim)
     if run.look():  # before that Python itself is starting
@@ -201,6 +202,15 @@ def _strike(world: World, wanted: Reference, point: Point, runs: list[Run], repo
         runs.append(world.start(run.out))
         if runs[-1].reach(Place(0, point.again)):
             runs[-1].strike("session")
+
+
+def _reach_repetition(world: World, runs: list[Run]) -> bool:
+    """Where a run was done before its strike, start it once more and wait for the first file that it makes anew."""
+    if runs[-1].process.returncode:
+        return False
+    time.sleep(0.2)  # so that the files of the run before do not count as the next one's
+    runs.append(world.start(runs[-1].out))
+    return runs[-1].reach(Place(runs[-1].look() + 1, 0.0))
 
 
 def _judge_end(run: Run, point: Point, report: Report) -> None:

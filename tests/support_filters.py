@@ -198,3 +198,21 @@ class ReadsLength(Filter):
 
     def keep(self, pairs: pa.RecordBatch) -> pa.Array:
         return pc.is_valid(pairs["double_length"])
+
+
+class Features(Filter):
+    """The first number of a list column, so that tests see which row was given."""
+
+    column: str
+
+    def inputs(self, available: Mapping[str, pa.DataType]) -> tuple[str, ...]:
+        return (self.column,)
+
+    def outputs(self, available: Mapping[str, pa.DataType]) -> dict[str, pa.DataType]:
+        return {"first": pa.float64()}
+
+    def score(self, pairs: pa.RecordBatch) -> dict[str, pa.Array]:
+        return {"first": pc.list_element(pairs[self.column], 0).cast(pa.float64())}
+
+    def keep(self, pairs: pa.RecordBatch) -> pa.Array:
+        return pc.is_valid(pairs["first"])
