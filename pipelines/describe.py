@@ -68,6 +68,7 @@ def json_schema() -> dict[str, Any]:
         "additionalProperties": False,
         "properties": {
             "extends": {"type": "string"},
+            "parameters": {"type": "object", "additionalProperties": {"type": ["string", "number", "boolean"]}},
             "pool": {
                 "type": "object",
                 "minProperties": 1,

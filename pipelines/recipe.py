@@ -13,7 +13,7 @@ from pairsieve.schemas.errors import MissingExtraError
 from pairsieve.schemas.recipe import POOLS, Output, Recipe, StepSpec
 
 M = TypeVar("M", bound=BaseModel)
-_TOP = ("extends", "pool", "filters", "output", "seed")
+_TOP = ("extends", "parameters", "pool", "filters", "output", "seed")
 _STEP = ("as", "of")
 
 

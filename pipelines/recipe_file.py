@@ -1,10 +1,9 @@
 """Read a recipe from YAML: every value knows its file and line, so that an error can say where it is.
 
-Adds to YAML: ``extends: other.yaml`` (mappings merge, anything else is replaced), ``${NAME}`` from
-the environment (``$${`` for a literal ``${``), and ``--set key=value`` from the command line.
+Adds to YAML: ``extends: other.yaml`` (mappings merge, anything else is replaced), ``${name}`` for a
+parameter or the environment (see ``recipe_values``), and ``--set key=value`` from the command line.
 """
 
-import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,10 +13,10 @@ from typing import Any, TypeAlias
 
 import yaml
 
+from pairsieve.pipelines.recipe_values import PARAMETERS, expand, parameters
 from pairsieve.schemas.errors import RecipeError
 
 Key: TypeAlias = tuple[str | int, ...]
-_ENV = re.compile(r"\$\$\{|\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 _DEPTH = 40
 _NODES = 100_000
 """A recipe of more values is an alias that multiplies itself."""
@@ -60,6 +59,8 @@ def read(path: str | Path, overrides: Sequence[str] = ()) -> Source:
     source = _read(find(path), ())
     for override in overrides:
         _override(source, override)
+    known = parameters(source.data.pop(PARAMETERS, None), source.error)
+    source.data = expand(source.data, known, (), source.error)
     return source
 
 
@@ -68,7 +69,7 @@ def from_data(data: Mapping[str, Any], overrides: Sequence[str] = ()) -> Source:
     source = Source("recipe", {})
     source.data = _plain(data, (), source)
     for override in overrides:
-        _override(source, override)
+        _override(source, override, is_expanded=True)
     return source
 
 
@@ -174,8 +175,7 @@ def _construct(node: yaml.Node, key: Key, source: Source, depth: int) -> Any:
         return _construct_mapping(node, key, source, depth)
     if isinstance(node, yaml.SequenceNode):
         return [_construct(child, (*key, i), source, depth + 1) for i, child in enumerate(node.value)]
-    value = _scalar(node, key, source)
-    return _expand(value, key, source) if isinstance(value, str) else value
+    return _scalar(node, key, source)
 
 
 def _construct_mapping(node: yaml.MappingNode, key: Key, source: Source, depth: int) -> dict[str, Any]:
@@ -203,18 +203,6 @@ def _scalar(node: yaml.Node, key: Key, source: Source) -> Any:
     ):
         return float(value)
     return value
-
-
-def _expand(text: str, key: Key, source: Source) -> str:
-    def value(match: re.Match[str]) -> str:
-        name = match.group(1)
-        if name is None:
-            return "${"
-        if name not in os.environ:
-            raise source.error(key, f"the environment has no {name}; set it, or write $${{ for a literal ${{")
-        return os.environ[name]
-
-    return _ENV.sub(value, text)
 
 
 def _plain(value: Any, key: Key, source: Source) -> Any:
@@ -245,20 +233,25 @@ def _plain_scalar(value: Any) -> Any:
     return next((cast(value) for cast in casts if isinstance(value, cast)), None)  # type: ignore[arg-type]
 
 
-def _override(source: Source, override: str) -> None:
-    """Apply ``a.b.c=value``; a step is named by its ``as:`` or its filter."""
+def _override(source: Source, override: str, is_expanded: bool = False) -> None:
+    """Apply ``a.b.c=value``; a step is named by its ``as:`` or its filter, a parameter by its name."""
     path, equals, text = override.partition("=")
     place = f"--set {override}"
     if not equals or not all(path.split(".")):
         raise _error(place, "write key=value, as in --set seed=1")
     names = path.split(".")
+    declared = source.data.get(PARAMETERS)
+    names = [PARAMETERS, *names] if isinstance(declared, dict) and path in declared else names
     _spell_out_pool(source.data, names)
     target: Any = source.data
     key: list[str | int] = []
     for name in names[:-1]:
         step, target = _enter(target, name, place)
         key += step
-    step = _last(target, names[-1], _value(text, place), place)
+    value = _value(text, place)
+    if is_expanded:  # a recipe given as data is not expanded as a whole
+        value = expand(value, {}, (), lambda _, message: _error(place, message))
+    step = _last(target, names[-1], value, place)
     whole = (*key, *step)
     source.places = {k: p for k, p in source.places.items() if k[: len(whole)] != whole} | {whole: place}
 

@@ -319,3 +319,49 @@ def test_set_beside_a_bare_path(tmp_path: Path) -> None:
     assert source.data["pool"] == {"urls": {"path": "a.csv", "shard_rows": 5}}
     source = recipe_file.read(tmp_path / "recipe.yaml", ["pool.urls.path=b.csv"])
     assert source.data["pool"] == {"urls": {"path": "b.csv"}}
+
+
+PARAMETERS = """
+parameters: {scale: small, side: 200, folder: "${HOME_X}/data"}
+pool: {datacomp: "${folder}/datacomp_${scale}"}
+filters: [{image_shape: {shortest: "${side}"}}]
+"""
+
+
+def test_parameters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """``${name}`` is a parameter before it is the environment's; alone it keeps its type; ``--set name=`` sets it."""
+    monkeypatch.setenv("HOME_X", "home")
+    monkeypatch.setenv("scale", "nothing")
+    path = tmp_path / "recipe.yaml"
+    path.write_text(PARAMETERS)
+    assert recipe_file.read(path).data == {
+        "pool": {"datacomp": "home/data/datacomp_small"},
+        "filters": [{"image_shape": {"shortest": 200}}],
+    }
+    found = recipe_file.read(path, ["scale=large", "side=64", "pool.datacomp.shard_rows=9"]).data
+    assert found["pool"] == {"datacomp": {"path": "home/data/datacomp_large", "shard_rows": 9}}
+    assert found["filters"] == [{"image_shape": {"shortest": 64}}]
+
+
+def test_parameters_of_the_base(tmp_path: Path) -> None:
+    """A recipe that extends another may give its parameters other values."""
+    (tmp_path / "base.yaml").write_text("parameters: {scale: small, k: 1}\npool: {datacomp: '${scale}-${k}'}\n")
+    (tmp_path / "own.yaml").write_text("extends: base.yaml\nparameters: {k: 2}\n")
+    assert recipe_file.read(tmp_path / "own.yaml").data["pool"] == {"datacomp": "small-2"}
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("parameters: [1]", "parameters: write names with values"),
+        ("parameters: {a b: 1}", "parameters: a b: give a plain name one text or number"),
+        ("parameters: {a: [1]}", "parameters: a: give a plain name"),
+        ("parameters: {a: 1}\npool: {urls: '${b}'}", "recipe.yaml:2: there is no parameter b (a) and the environment"),
+    ],
+)
+def test_parameters_that_are_none(tmp_path: Path, text: str, said: str) -> None:
+    """With file and line."""
+    (tmp_path / "recipe.yaml").write_text(text)
+    with pytest.raises(RecipeError) as caught:
+        recipe_file.read(tmp_path / "recipe.yaml")
+    assert said in str(caught.value)
