@@ -47,7 +47,7 @@ def count(scores: pa.Array, settled: Mapping[str, Any]) -> Histogram:
     keys = real = _ordered_bits(scores)
     for i, digit in enumerate(prefix):
         keys = keys[_digit(keys, bits, i) == digit]
-    digits = np.bincount(_digit(keys, bits, len(prefix)).astype(np.int64), minlength=BINS)
+    digits = np.bincount(_digit(keys, bits, len(prefix)), minlength=BINS)
     return Histogram(bits, len(scores), len(real), digits.astype(np.int64))
 
 
@@ -82,18 +82,20 @@ def below(scores: pa.Array, least: pa.Scalar) -> pa.Array:
     return pc.fill_null(pc.less(scores, least), False)
 
 
-def _digit(keys: NDArray[np.uint64], bits: int, place: int) -> NDArray[np.uint64]:
-    return (keys >> np.uint64(bits - 16 * (place + 1))) & np.uint64(0xFFFF)
+def _digit(keys: NDArray[Any], bits: int, place: int) -> NDArray[np.uint16]:
+    found: NDArray[np.uint16] = (keys >> keys.dtype.type(bits - 16 * (place + 1))).astype(np.uint16)
+    return found  # the cast takes the low 16 bits
 
 
-def _ordered_bits(scores: pa.Array) -> NDArray[np.uint64]:
-    """The real scores as unsigned integers of the same order; -0.0 counts as 0.0."""
-    values = pc.drop_null(scores).to_numpy(zero_copy_only=False)
-    values = values[~np.isnan(values)] + values.dtype.type(0)
+def _ordered_bits(scores: pa.Array) -> NDArray[Any]:
+    """The real scores as unsigned integers of the same order and width; -0.0 counts as 0.0."""
+    values = pc.drop_null(scores).to_numpy(zero_copy_only=False) if scores.null_count else scores.to_numpy()
+    missing = np.isnan(values)
+    values = (values[~missing] if missing.any() else values) + values.dtype.type(0)
     bits = values.dtype.itemsize * 8
-    raw = np.ascontiguousarray(values).view(f"u{values.dtype.itemsize}").astype(np.uint64)
-    sign, mask = np.uint64(1 << (bits - 1)), np.uint64((1 << bits) - 1)
-    return np.where(raw & sign, ~raw & mask, raw | sign)
+    raw = np.ascontiguousarray(values).view(f"u{values.dtype.itemsize}")
+    negative = (raw.view(f"i{values.dtype.itemsize}") >> (bits - 1)).view(raw.dtype)  # all ones, or zero
+    return np.asarray(raw ^ (negative | raw.dtype.type(1 << (bits - 1))))
 
 
 def _value(prefix: list[int], bits: int) -> float:

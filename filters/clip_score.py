@@ -8,6 +8,7 @@ The model, not the decoding, is the cost: about 15 GFLOP a pair for ViT-B/32, 17
 import json
 from collections.abc import Mapping
 from difflib import get_close_matches
+from functools import reduce
 from importlib.resources import files
 from importlib.util import find_spec
 from pathlib import Path
@@ -39,7 +40,7 @@ class ClipScore(PoolFilter):
     in open_clip's format.  With ``column`` nothing is measured: a stored score is compared, in its
     own type.  Without ``min`` and ``top`` every pair stays.  Reasons: ``no_image``,
     ``broken_image``, ``too_many_pixels`` (before or after resizing), ``no_text``, ``no_score``,
-    ``below_min``, ``below_top``.
+    ``below_min``, ``below_top``; with ``exclude``, ``not_below``.
     """
 
     reads = ("image", "text")
@@ -55,6 +56,9 @@ class ClipScore(PoolFilter):
     top: Threshold[float | None] = Field(
         None, description="keep this fraction of the scope: scores >= the (floor(n*top)+1)-th largest", gt=0, le=1
     )
+    exclude: Threshold[bool] = Field(
+        False, description="drop what 'min' and 'top' would keep, and keep what is below: two such steps are a window"
+    )
     device: Runtime[Literal["auto", "cpu", "cuda"]] = Field("auto", description="auto: the GPU where there is one")
     batch_size: PositiveInt = Field(64, description="images a forward pass; every batch is padded to it")
 
@@ -66,6 +70,8 @@ class ClipScore(PoolFilter):
             raise ValueError("give either 'model' or 'column'")
         if self.pretrained and (self.model is None or self.model.startswith("hf-hub:") or _directory(self.model)):
             raise ValueError("'pretrained' goes with the name of an open_clip architecture as 'model'")
+        if self.exclude and self.min is None and self.top is None:
+            raise ValueError("'exclude' turns 'min' or 'top' round; give one")
         return self
 
     @property
@@ -146,6 +152,8 @@ class ClipScore(PoolFilter):
         limits = ((minimum, "below_min"), (_top.threshold(settled, scores.type), "below_top"))
         below = [(_top.below(scores, least), name) for least, name in limits if least is not None]
         missing = pc.fill_null(pc.or_(pc.is_null(scores), pc.is_nan(scores)), True)
+        if self.exclude and below:
+            below = [(pc.invert(reduce(pc.or_, (test for test, _ in below))), "not_below")]
         reasons = first_reason(pairs.num_rows, (missing, "no_score"), *below)
         return reasons if self.column else _say_why(reasons, missing, pairs["clip_score_error"])
 

@@ -318,6 +318,10 @@ def _passes(steps: Sequence[Step]) -> tuple[range, ...]:
 
 
 def _check_output(source: Source, recipe: Recipe, available: Mapping[str, pa.DataType]) -> None:
+    copies = recipe.output.copies
+    if copies is not None and not pa.types.is_integer(available.get(copies, pa.null())):
+        why = f"{available[copies]}, not integers" if copies in available else UnknownColumnError(copies, available)
+        raise source.error(("output", "copies"), f"output.copies: {copies!r}: {why}")
     wanted = recipe.output.dataset.columns if recipe.output.dataset else None
     for i, name in enumerate(wanted or ()):
         if name not in available:

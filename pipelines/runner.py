@@ -18,7 +18,7 @@ import pyarrow as pa
 import yaml
 
 from pairsieve.filters.base import PoolFilter, deciding_settings
-from pairsieve.pipelines import accounting, catalog, costs, dataset, recipe_file, tasks
+from pairsieve.pipelines import accounting, catalog, costs, dataset, recipe_file, subset, tasks
 from pairsieve.pipelines.capacity import needs_of
 from pairsieve.pipelines.costs import Cost
 from pairsieve.pipelines.engine import ATTEMPTS, Needs
@@ -31,7 +31,6 @@ from pairsieve.pipelines.pools import Pool, PoolShard, ShardTask
 from pairsieve.pipelines.progress import Reporter
 from pairsieve.pipelines.shard import Context
 from pairsieve.pipelines.store import Store
-from pairsieve.pipelines.subset import write_subset
 from pairsieve.schemas.errors import DamagedFileError
 from pairsieve.schemas.recipe import DatasetOutput, Output
 from pairsieve.schemas.run import DatasetFile, PoolRecord, RunManifest, StepRecord
@@ -90,6 +89,7 @@ class Runner:
         self.shards: list[PoolShard] = []
         self.measured = dict.fromkeys((step.id for step in plan.steps if step.measures), 0)
         self.old_subset = _subset_of(store)
+        self.records = 0
 
     def run(self, engines: Engines, source: recipe_file.Source) -> Result:
         """All of it, in order; again where a file of the run proves damaged, which removes it."""
@@ -214,12 +214,14 @@ class Runner:
     def _verdicts(self, steps: range) -> tasks.Tally:
         """The verdict of every candidate, after the last pass where that is still to run."""
         needs, name = self._work(steps)
-        tally = tasks.Tally(0, 0, {})
+        tally, self.records = tasks.Tally(0, 0, {}), 0
+        self.store.remove(subset.FOLDER)
         with self._counting() as count:
             task = tasks.Verdicts(self.context, steps)
             for record in self._each(task, needs, f"{name} + verdicts".removeprefix(" + "), lambda r: r.tally.kept):
                 count(record.measured)
                 tally += record.tally
+                self.records += record.records
         self._remove_stale("verdicts", {f"{shard.index:05d}.parquet" for shard in self.shards})
         accounting.check(self.store, self.shards, tally)
         return tally
@@ -235,7 +237,7 @@ class Runner:
     def _outputs(self, tally: tasks.Tally) -> None:
         output = self.plan.recipe.output
         if output.subset is not None:
-            write_subset(self.store, output.subset, tally.kept)
+            subset.write_subset(self.store, output.subset, self.records)
         if output.dataset is None:
             self.store.remove("dataset")
         else:

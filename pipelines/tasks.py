@@ -17,7 +17,8 @@ from pairsieve.pipelines.costs import Cost
 from pairsieve.pipelines.passes import PassRunner
 from pairsieve.pipelines.plan import Step
 from pairsieve.pipelines.pools import PoolShard
-from pairsieve.pipelines.shard import ALIVE, POOL, Context, Frame, Shard
+from pairsieve.pipelines.shard import ALIVE, POOL, Context, Frame, Shard, at
+from pairsieve.pipelines.subset import write_records
 from pairsieve.schemas import columns, uid
 
 
@@ -118,9 +119,10 @@ class Tally:
 
 @dataclass(frozen=True)
 class VerdictRecord:
-    """What the last stage did on a shard: its tally, and what each step newly measured."""
+    """What the last stage did on a shard: its tally, its records in the subset, and what each step newly measured."""
 
     tally: Tally
+    records: int
     measured: Mapping[str, Cost]
 
 
@@ -142,11 +144,19 @@ class Verdicts:
             else:
                 frame = shard.replay(len(names))
             head = [shard.light(name) for name in columns.PLACE]
-        self._write(record, frame, head, names)
-        tally = Tally(
-            record.rows, int(frame.alive.sum()), _count(frame, names), kept_digest(frame.alive, head[0], record.index)
-        )
-        return VerdictRecord(tally, measured)
+            self._write(record, frame, head, names)
+            kept = np.flatnonzero(frame.alive)
+            numbers = uid.to_numbers(at(head[0], kept))
+            records = self._write_records(shard, kept, numbers)
+        tally = Tally(record.rows, len(kept), _count(frame, names), digest(numbers, kept, record.index))
+        return VerdictRecord(tally, records, measured)
+
+    def _write_records(self, shard: Shard, kept: NDArray[np.int64], numbers: NDArray[np.void]) -> int:
+        output = self.context.plan.recipe.output
+        if output.subset is None:
+            return 0
+        copies = None if output.copies is None else at(shard.light(output.copies), kept)
+        return write_records(self.context.store, shard.record.index, numbers, copies)
 
     def _write(self, record: PoolShard, frame: Frame, head: Sequence[pa.Array], names: Sequence[str]) -> None:
         place = pa.array(_place(frame.dropped_by) - 1, mask=frame.alive)
@@ -177,7 +187,12 @@ def _count(frame: Frame, names: Sequence[str]) -> dict[tuple[str, str], int]:
 def kept_digest(alive: NDArray[np.bool_], uids: pa.Array, shard: int) -> int:
     """A sum of hashes over the kept pairs of a shard and their places."""
     kept = np.flatnonzero(alive)
-    hashes = uid.keyed_hash(uids.take(pa.array(kept)), shard)
+    return digest(uid.to_numbers(at(uids, kept)), kept, shard)
+
+
+def digest(numbers: NDArray[np.void], kept: NDArray[np.int64], shard: int) -> int:
+    """The same from the uids of the kept rows."""
+    hashes = uid.keyed_hash_of(numbers, shard)
     return int((hashes * (2 * kept.astype(np.uint64) + 1)).sum(dtype=np.uint64))
 
 

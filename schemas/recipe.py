@@ -98,6 +98,7 @@ class Output(Part):
     subset: Annotated[str, Field(pattern=r"^[^/\\]+\.npy$")] | None = Field(
         None, description="file name of the kept uids in DataComp's u8,u8 format"
     )
+    copies: str | None = Field(None, description="column of integers: how often a kept pair stands in the subset")
 
 
 class StepSpec(Part):

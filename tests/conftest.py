@@ -1,6 +1,7 @@
 """Settings of all tests, and the object store that some share."""
 
 import os
+import signal
 from collections.abc import Iterator
 
 import pytest
@@ -11,6 +12,11 @@ from tests.s3 import Faults, S3Server, serve
 # Other work on the machine must not fail a property; in CI the same examples run every time.
 settings.register_profile("pairsieve", deadline=None, derandomize="CI" in os.environ)
 settings.load_profile("pairsieve")
+
+
+def pytest_configure() -> None:
+    """A suite that a shell started in the background ignores Ctrl-C; the runs under test must not inherit that."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

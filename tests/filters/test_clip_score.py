@@ -310,3 +310,24 @@ def test_measured_mode_reasons() -> None:
     bounded = ClipScore(model="pairsieve-demo", min=0.3).keep(batch, {})
     assert bounded.to_pylist() == ["below_min", None, "no_image", "no_text", "no_score"]
     assert ClipScore(model="pairsieve-demo").keep(batch, {}).null_count == 5
+
+
+@pytest.mark.parametrize("settings", [{"min": 0.3}, {"top": 0.5}])
+def test_exclude_keeps_the_others(settings: dict[str, float]) -> None:
+    """Every pair with a score stays with one of the two, never with both; one without, with neither."""
+    scores = pa.array([0.1, 0.3, 0.30000001, None, float("nan"), 0.9, 0.2], pa.float64())
+    batch = pa.record_batch({"score": scores})
+    found = []
+    for exclude in (False, True):
+        made = ClipScore(column="score", exclude=exclude, **settings)
+        settled: dict[str, object] = {}
+        while not made.is_settled(settled):
+            settled = made.settle(made.summarize(batch, settled), settled)
+        found.append([reason is None for reason in made.keep(batch, settled).to_pylist()])
+    assert [one + other for one, other in zip(*found, strict=True)] == [1, 1, 1, 0, 0, 1, 1]
+
+
+def test_exclude_alone_is_refused() -> None:
+    """There is nothing to turn round."""
+    with pytest.raises(ValueError, match="turns 'min' or 'top' round"):
+        ClipScore(column="score", exclude=True)
