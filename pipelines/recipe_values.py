@@ -19,7 +19,7 @@ _REFERENCE = re.compile(rf"\$\$\{{|{_NAME}")
 
 
 def parameters(found: Any, refuse: Refuse) -> dict[str, Any]:
-    """The parameters, themselves expanded from the environment; raises what ``refuse`` makes."""
+    """The parameters, each expanded by those above it and the environment; raises what ``refuse`` makes."""
     if found is None:
         return {}
     if not isinstance(found, dict):
@@ -27,7 +27,10 @@ def parameters(found: Any, refuse: Refuse) -> dict[str, Any]:
     for name, value in found.items():
         if not re.fullmatch(_NAME, f"${{{name}}}") or isinstance(value, dict | list) or value is None:
             raise refuse((PARAMETERS, name), f"{PARAMETERS}: {name}: give a plain name one text or number")
-    return {name: expand(value, {}, (PARAMETERS, name), refuse) for name, value in found.items()}
+    known: dict[str, Any] = {}
+    for name, value in found.items():
+        known[name] = expand(value, known, (PARAMETERS, name), refuse)
+    return known
 
 
 def expand(value: Any, known: Mapping[str, Any], key: Key, refuse: Refuse) -> Any:

@@ -322,8 +322,8 @@ def test_set_beside_a_bare_path(tmp_path: Path) -> None:
 
 
 PARAMETERS = """
-parameters: {scale: small, side: 200, folder: "${HOME_X}/data"}
-pool: {datacomp: "${folder}/datacomp_${scale}"}
+parameters: {scale: small, side: 200, folder: "${HOME_X}/data", pool: "${folder}/datacomp_${scale}"}
+pool: {datacomp: "${pool}"}
 filters: [{image_shape: {shortest: "${side}"}}]
 """
 
