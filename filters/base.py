@@ -222,12 +222,12 @@ class Opened:
 
 def scoring_settings(made: AnyFilter) -> dict[str, Any]:
     """The settings that decide what is measured, as JSON values: the heart of a step's fingerprint."""
-    return made.model_dump(mode="json", exclude=_marked(made, ThresholdMark, RuntimeMark))
+    return made.model_dump(mode="json", by_alias=True, exclude=_marked(made, ThresholdMark, RuntimeMark))
 
 
 def deciding_settings(made: AnyFilter) -> dict[str, Any]:
     """The settings that only decide, as JSON values."""
-    return made.model_dump(mode="json", include=_marked(made, ThresholdMark))
+    return made.model_dump(mode="json", by_alias=True, include=_marked(made, ThresholdMark))
 
 
 def _marked(made: AnyFilter, *marks: type) -> set[str]:

@@ -78,7 +78,13 @@ def describe(kind: type[AnyFilter]) -> list[dict[str, str]]:
         default = "required" if field.is_required() else repr(field.default)
         kind_name = str(field.annotation).replace("typing.", "").replace("<class '", "").replace("'>", "")
         rows.append(
-            {"name": name, "type": kind_name, "default": default, "role": role, "what": field.description or ""}
+            {
+                "name": field.alias or name,
+                "type": kind_name,
+                "default": default,
+                "role": role,
+                "what": field.description or "",
+            }
         )
     return rows
 
