@@ -177,6 +177,45 @@ def diff(
 
 
 @app.command()
+def reshard(
+    subset: Annotated[str, typer.Argument(help="DataComp subset: sorted u8,u8 records in .npy", metavar="SUBSET")],
+    shards: Annotated[str, typer.Argument(help="folder or glob of tars or Parquet files", metavar="SHARDS")],
+    out: Annotated[str, typer.Argument(help="folder of the training shards, local or any fsspec URL", metavar="OUT")],
+    format_: Annotated[str, typer.Option("--format", help="tar or parquet")] = "tar",
+    rows_per_shard: Annotated[int, typer.Option(min=1, help="samples a shard; none has more")] = 10_000,
+    seed: Annotated[int, typer.Option(help="of the shuffle")] = 0,
+    allow_missing: Annotated[bool, typer.Option("--allow-missing", help="write what there is")] = False,
+    engine: EngineOption = "auto",
+    ray_address: AddressOption = None,
+    workers: WorkersOption = None,
+    quiet: QuietOption = False,
+) -> None:
+    """Write the samples that a subset names into equal, shuffled training shards, or continue."""
+    from pairsieve.pipelines.progress import reporter
+    from pairsieve.pipelines.reshard import reshard as write_shards
+    from pairsieve.pipelines.reshard import summary
+
+    if format_ not in ("tar", "parquet"):
+        raise UserError(f"--format {format_}: there are tar, parquet")
+    with _resumable():
+        result = write_shards(
+            subset,
+            shards,
+            out,
+            format="tar" if format_ == "tar" else "parquet",
+            rows_per_shard=rows_per_shard,
+            seed=seed,
+            allow_missing=allow_missing,
+            engine=_engine(engine),
+            ray_address=ray_address,
+            workers=workers,
+            progress=reporter(quiet),
+        )
+    for line in summary(result):
+        _console().print(line, soft_wrap=True, markup=False)
+
+
+@app.command()
 def filters(name: Annotated[str | None, typer.Argument(help="one filter, in full")] = None) -> None:
     """List the filters, or describe one with its settings."""
     from pairsieve.pipelines.describe import filter_page, filters_table

@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.ipc as ipc
 import xxhash
 from pydantic import ValidationError
 
@@ -22,6 +21,7 @@ from pairsieve.pipelines.groups import load, workshop
 from pairsieve.pipelines.plan import Plan
 from pairsieve.pipelines.pools import PoolShard
 from pairsieve.pipelines.shard import HEAVY_ROWS, Context, Shard
+from pairsieve.pipelines.sorted_runs import SLICE, read_run, write_run
 from pairsieve.pipelines.store import Store
 from pairsieve.pipelines.tasks import verdicts_name
 from pairsieve.schemas import columns, uid
@@ -32,7 +32,6 @@ MANIFEST = "dataset/_manifest.json"
 GROUP_BYTES, LEAST, MOST = 8_000_000, 128, 512
 """Row groups of image shards: about 8 MB, 128 to 512 rows."""
 RUN_BYTES = 134_217_728
-SLICE = 64
 _KEY = pa.field("_key", pa.uint64())
 _ORDER = [("_key", "ascending"), ("uid", "ascending"), ("shard", "ascending"), ("row", "ascending")]
 
@@ -110,11 +109,7 @@ class Spill:
         table = pa.Table.from_batches(held).combine_chunks()
         table = table.take(pc.sort_indices(table, sort_keys=_ORDER))
         name = f"{self.folder}/{shard:05d}-{number}"
-        with (
-            self.context.store.create(f"{name}.arrow", exclusive=False) as file,
-            ipc.new_file(file, table.schema) as out,
-        ):
-            out.write_table(table, max_chunksize=SLICE)
+        write_run(self.context.store, name, table.schema, table.to_batches(SLICE))
         keys = table.select([_KEY.name, *columns.PLACE]).append_column("run", pa.repeat(pa.scalar(name), len(table)))
         self.context.store.write_table(f"{name}.keys.parquet", keys)
         return Run(name, table.num_rows, table.nbytes)
@@ -180,29 +175,33 @@ class Assemble:
         return entry
 
     def _write(self, file: File, name: str) -> DatasetFile:
-        table = pa.concat_tables([_read(self.store, *part) for part in file.slices])
+        table = pa.concat_tables([read_run(self.store, *part) for part in file.slices])
         order = pc.sort_indices(table.select([k for k, _ in _ORDER]), sort_keys=_ORDER)
-        schema = columns.dataset(self.types)
-        table = table.select(schema.names).cast(schema)
-        mean = max(1, table.nbytes // table.num_rows)
-        has_image = columns.IMAGE in schema.names
-        rows = int(min(MOST, max(LEAST, GROUP_BYTES // mean))) if has_image else 131_072
-        groups = []
         self.store.remove(f"dataset/{name}")  # of another dataset, or damaged
-        with self.store.create_sealed(f"dataset/{name}", schema, {"pairsieve.version": columns.VERSION}) as writer:
-            for start in range(0, len(order), rows):
-                part = table.take(order.slice(start, rows))
-                writer.write_table(part, row_group_size=rows)
-                groups.append(part.num_rows)
-        content = self.store.content(f"dataset/{name}")
-        return DatasetFile(
-            file=name,
-            rows=table.num_rows,
-            row_groups=tuple(groups),
-            bytes=table.nbytes,
-            size=content.size,
-            checksum=xxhash.xxh3_128_hexdigest(content),
-        )
+        return write_file(self.store, f"dataset/{name}", table, order, columns.dataset(self.types))
+
+
+def write_file(store: Store, path: str, table: pa.Table, order: pa.Array, schema: pa.Schema) -> DatasetFile:
+    """Write rows of a table, in an order, as one training shard of a schema; gives its manifest entry."""
+    table = table.select(schema.names)
+    mean = max(1, table.nbytes // table.num_rows)
+    has_image = columns.IMAGE in schema.names
+    rows = int(min(MOST, max(LEAST, GROUP_BYTES // mean))) if has_image else 131_072
+    groups = []
+    with store.create_sealed(path, schema, {"pairsieve.version": columns.VERSION}) as writer:
+        for start in range(0, len(order), rows):
+            part = table.take(order.slice(start, rows)).cast(schema)
+            writer.write_table(part, row_group_size=rows)
+            groups.append(part.num_rows)
+    content = store.content(path)
+    return DatasetFile(
+        file=path.rsplit("/", 1)[-1],
+        rows=table.num_rows,
+        row_groups=tuple(groups),
+        bytes=table.nbytes,
+        size=content.size,
+        checksum=xxhash.xxh3_128_hexdigest(content),
+    )
 
 
 @dataclass
@@ -218,16 +217,6 @@ class Verify:
         except (FileNotFoundError, DamagedFileError):
             return False
         return bool(xxhash.xxh3_128_hexdigest(content) == file.checksum)
-
-
-def _read(store: Store, run: str, start: int, rows: int) -> pa.Table:
-    """Some rows of a run; only the slices that hold them are read."""
-    name = store.path(f"{run}.arrow")
-    with pa.memory_map(name) if store.local else store.fs.open(name, "rb") as file:
-        reader = ipc.open_file(file)
-        first, last = start // SLICE, (start + rows - 1) // SLICE
-        table = pa.Table.from_batches([reader.get_batch(i) for i in range(first, last + 1)])
-        return table.slice(start - first * SLICE, rows)
 
 
 def digest(content: str) -> str:

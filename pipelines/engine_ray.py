@@ -13,11 +13,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
+from pairsieve.filters.base import AnyFilter
 from pairsieve.pipelines import machine
 from pairsieve.pipelines.capacity import fitted, refusal
 from pairsieve.pipelines.engine import Capacity, Failure, Failures, Machine, Needs, Task
-from pairsieve.pipelines.plan import Plan
-from pairsieve.pipelines.pools import Pool
 from pairsieve.pipelines.ray_check import package, problems, raise_for, site_of
 from pairsieve.pipelines.ray_worker import Site
 from pairsieve.pipelines.ray_workers import Workers
@@ -53,12 +52,12 @@ class RayEngine:
         if self._owns:
             _start(ray, address, workers)
 
-    def check(self, plan: Plan, pool: Pool) -> None:
+    def check(self, filters: Sequence[AnyFilter], fs: Any, first: str) -> None:
         """Raise ``UserError`` where a node lacks what the run needs; later nodes are checked as their workers start.
 
         To a cluster that has no pairsieve, or another, this one is sent; Ray keeps it with the job.
         """
-        site = site_of(self._store, plan, pool)
+        site = site_of(self._store, filters, fs, first)
         found = list(problems(self._ray, site))
         if self._owns and self._address and any(problem.is_code for _, problem in found):
             self._ray.shutdown()

@@ -1,10 +1,14 @@
 """Which engine a run takes, and when: local processes unless an address, a GPU or a large pool asks for Ray."""
 
 import os
+from collections.abc import Sequence
 from contextlib import ExitStack
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Literal
 
+import fsspec
+
+from pairsieve.filters.base import AnyFilter
 from pairsieve.pipelines.capacity import require
 from pairsieve.pipelines.engine import Engine
 from pairsieve.pipelines.engine_local import LocalEngine
@@ -40,8 +44,12 @@ class Engines(ExitStack):
 
     def check(self, plan: Plan, pool: Pool) -> None:
         """Refuse what these machines cannot run, before anything does; a step with scores may have nothing to do."""
-        self._inputs = (plan, pool)
+        self.use([step.filter for step in plan.steps], pool.fs, pool.files[0])
         require(plan, self.for_ingest().capacity(), self._store.names("scores"))
+
+    def use(self, filters: Sequence[AnyFilter], fs: fsspec.AbstractFileSystem, first: str) -> None:
+        """What the work needs on every node: filters with their models, and the input, by its first file."""
+        self._inputs = (filters, fs, first)
 
     def for_ingest(self) -> Engine:
         """Before the size of the pool is known."""

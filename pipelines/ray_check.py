@@ -15,8 +15,6 @@ from typing import Any
 from uuid import uuid4
 
 from pairsieve.filters.base import AnyFilter
-from pairsieve.pipelines.plan import Plan
-from pairsieve.pipelines.pools import Pool
 from pairsieve.pipelines.ray_worker import Problem, Site, code_digest, problem
 from pairsieve.pipelines.store import Store
 from pairsieve.schemas.errors import UserError
@@ -28,11 +26,10 @@ MODELS = ("torch", "torchvision")
 """Distributions that every node must have in the driver's version; the latter where a filter needs them."""
 
 
-def site_of(store: Store, plan: Plan, pool: Pool) -> Site:
-    """What every node must see; writes one small file into the run, by which its storage is known."""
+def site_of(store: Store, filters: Sequence[AnyFilter], fs: Any, first: str) -> Site:
+    """What every node must see: ``first`` is an input file.  Writes one small file, by which the storage is known."""
     mark = (f"_work/nodes/{uuid4().hex}", uuid4().bytes)
     store.write(*mark)
-    filters = [step.filter for step in plan.steps]
     return Site(
         code=code_digest(),
         versions=_versions(filters),
@@ -40,8 +37,8 @@ def site_of(store: Store, plan: Plan, pool: Pool) -> Site:
         root=store.root,
         store=pickle.dumps(store),
         mark=mark,
-        first=pool.files[0],
-        pool=pickle.dumps((pool.fs, pool.files[0])),
+        first=first,
+        pool=pickle.dumps((fs, first)),
         models=[(name, Path(name).stat().st_size) for name in sorted({n for made in filters for n in _models(made)})],
     )
 

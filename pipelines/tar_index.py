@@ -30,7 +30,7 @@ class Sample:
     endings: set[str] = field(default_factory=set)
 
 
-class _Member(tarfile.TarInfo):
+class Member(tarfile.TarInfo):
     """A member whose header claims nothing that would keep a reader busy for ever."""
 
     @classmethod
@@ -45,11 +45,11 @@ class _Member(tarfile.TarInfo):
 def index(file: IO[bytes], image_ext: tuple[str, ...], text_ext: str, json_ext: str) -> Iterator[Sample]:
     """The samples in the order of the tar; raises ``tarfile.TarError`` for a broken or truncated one."""
     current: Sample | None = None
-    with tarfile.open(fileobj=file, mode="r:", tarinfo=_Member) as tar:
+    with tarfile.open(fileobj=file, mode="r:", tarinfo=Member) as tar:
         for member in tar:
             if member.size < 0:  # as a PAX record may say; it would lead back to an earlier member, for ever
                 raise tarfile.ReadError(f"a member of {member.size:,} bytes")
-            key, ending = _split(member.name)
+            key, ending = split_name(member.name)
             if not member.isreg() or member.sparse is not None or not key or not ending:
                 continue
             if current is None or current.key != key or ending in current.endings:
@@ -59,12 +59,12 @@ def index(file: IO[bytes], image_ext: tuple[str, ...], text_ext: str, json_ext: 
             current.endings.add(ending)
             _take(current, member, tar, ending, image_ext, text_ext, json_ext)
         end = tar.offset
-    _check_whole(file, end)
+    check_whole(file, end)
     if current is not None:
         yield current
 
 
-def _split(name: str) -> tuple[str, str]:
+def split_name(name: str) -> tuple[str, str]:
     """WebDataset's rule: the key ends at the first dot of the base name; without key or ending it is no sample."""
     folder, slash, base = name.rpartition("/")
     stem, _, ending = base.partition(".")
@@ -104,7 +104,7 @@ def _fields(text: str) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _check_whole(file: IO[bytes], end: int) -> None:
+def check_whole(file: IO[bytes], end: int) -> None:
     """``tarfile`` stops without complaint at a broken header or a cut; only the end mark says that all was read."""
     file.seek(end)
     mark = file.read(tarfile.BLOCKSIZE)

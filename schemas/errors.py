@@ -10,6 +10,7 @@
     ├── StorageError                a full disk, an object store that does not answer; the run resumes
     ├── RunBusyError                another process works in the run directory
     ├── ShardError                  shards failed; the others are done and the run resumes
+    ├── IncompleteError         samples that were asked for are in no shard
     ├── DamagedFileError            a file of the run is not as it was written; it is made again
     └── AccountingError             kept + dropped is not the pool
 
@@ -59,6 +60,10 @@ class RunBusyError(PairsieveError):
 
 class ShardError(PairsieveError):
     """Some shards failed; all others are done, and the same command resumes."""
+
+
+class IncompleteError(PairsieveError):
+    """Samples that were asked for are in no shard that can be read; nothing smaller was written."""
 
 
 class DamagedFileError(PairsieveError):

@@ -110,6 +110,12 @@ def keyed_hash_of(halves: NDArray[np.void], seed: int) -> NDArray[np.uint64]:
     return _mix(_mix(state ^ halves["f0"]) ^ halves["f1"])
 
 
+def copy_hash(hashes: NDArray[np.uint64], copies: NDArray[np.int64]) -> NDArray[np.uint64]:
+    """64 random-looking bits for each copy of a pair, from its keyed hash; copy 0 has the hash itself."""
+    others = _mix(hashes ^ _mix(copies.astype(np.uint64)))
+    return np.where(copies == 0, hashes, others)
+
+
 def _mix(value: NDArray[np.uint64]) -> NDArray[np.uint64]:
     with np.errstate(over="ignore"):
         value = value + np.uint64(0x9E3779B97F4A7C15)

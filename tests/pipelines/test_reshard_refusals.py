@@ -1,0 +1,352 @@
+"""What resharding refuses, and what it says: nothing silently smaller, nothing of another job mixed in."""
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from pairsieve.pipelines.cli import app
+from pairsieve.pipelines.reshard import reshard
+from pairsieve.pipelines.reshard_job import ReshardManifest
+from pairsieve.schemas.errors import IncompleteError, PairsieveError, PoolError, ShardError, UserError
+from tests.support_tars import flat, read_tars, records, sample, uid_of, write_pool, write_subset, write_tar
+
+WANTED = list(range(0, 120, 7))
+
+
+@pytest.fixture
+def pool(tmp_path: Path) -> Path:
+    """120 samples in 6 tars."""
+    return write_pool(tmp_path / "pool")
+
+
+def shard(pool: Path, out: Path, wanted: list[int] = WANTED, **options: Any) -> ReshardManifest:
+    """Reshard some samples, four a shard."""
+    subset = write_subset(pool.parent / "s.npy", wanted)
+    return reshard(str(subset), str(pool), str(out), **{"rows_per_shard": 4, "workers": 1} | options)
+
+
+def keys(out: Path) -> set[str]:
+    """uids of the written samples."""
+    return {key[:32] for key, _ in flat(read_tars(out))}
+
+
+@pytest.mark.parametrize("swapped", [(0, 1), (30, 60), (98, 99)])
+def test_unsorted_subset_is_refused(pool: Path, tmp_path: Path, swapped: tuple[int, int]) -> None:
+    """Wherever two records are swapped; the line says where and how to sort."""
+    found = np.sort(records(uid_of(n) for n in range(100)))
+    found[[*swapped]] = found[[*swapped[::-1]]]
+    np.save(tmp_path / "bad.npy", found)
+    with pytest.raises(UserError, match=rf"bad\.npy: record {swapped[0] + 1} is smaller .* np\.sort\(np\.load\('bad"):
+        reshard(str(tmp_path / "bad.npy"), str(pool), str(tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_unsorted_between_looks_is_refused(pool: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The check holds across the pieces that it reads."""
+    monkeypatch.setattr("pairsieve.pipelines.reshard_subset.CHUNK", 10)
+    found = np.sort(records(uid_of(n) for n in range(40)))
+    np.save(tmp_path / "bad.npy", np.concatenate([found[20:], found[:20]]))
+    with pytest.raises(UserError, match="record 20 is smaller"):
+        reshard(str(tmp_path / "bad.npy"), str(pool), str(tmp_path / "out"))
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (np.arange(6.0), "holds float64"),
+        (np.zeros((2, 2), "u8"), "holds uint64"),
+        (np.zeros(3, ">u8,>u8"), "not DataComp's 'u8,u8'"),
+        (np.zeros((2, 2), "u8,u8"), r"of shape \(2, 2\)"),
+        (np.zeros(0, "u8,u8"), "names no sample"),
+        (b"", "no readable .npy"),
+        (b"\x93NUMPY\x01\x00", "no readable .npy"),
+        (np.array([{"a": 1}], object), "no readable .npy"),
+    ],
+)
+def test_what_is_no_subset_is_refused(pool: Path, tmp_path: Path, content: Any, said: str) -> None:
+    """Other types, empty and broken files; nothing is unpickled."""
+    path = tmp_path / "bad.npy"
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    else:
+        np.save(path, content, allow_pickle=True)
+    with pytest.raises(UserError, match=said):
+        reshard(str(path), str(pool), str(tmp_path / "out"))
+
+
+def test_truncated_subset_is_refused(pool: Path, tmp_path: Path) -> None:
+    """A file with fewer records than its header says."""
+    path = write_subset(tmp_path / "s.npy", range(50))
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(UserError, match=r"no readable \.npy"):
+        reshard(str(path), str(pool), str(tmp_path / "out"))
+
+
+@pytest.mark.parametrize("lost", [0, 3, 5])
+def test_missing_shard_is_an_error_that_names_what_is_missing(pool: Path, tmp_path: Path, lost: int) -> None:
+    """Whichever shard: the samples of all others are found, the missing counted and listed, nothing written."""
+    (pool / f"{lost:08d}.tar").unlink()
+    gone = [n for n in WANTED if n // 20 == lost]
+    with pytest.raises(IncompleteError, match=rf"{len(gone)} of 18 records, {len(gone)} uids") as error:
+        shard(pool, tmp_path / "out")
+    assert ("numbering lacks 00000003.tar" in str(error.value)) == (lost == 3)
+    assert np.array_equal(np.load(tmp_path / "out/missing.npy"), np.sort(records(uid_of(n) for n in gone)))
+    assert not list((tmp_path / "out").glob("*.tar"))
+
+
+def test_allow_missing_writes_what_there_is(pool: Path, tmp_path: Path) -> None:
+    """All samples that there are; what is missing stands in file and manifest, and is an error without the option."""
+    (pool / "00000003.tar").unlink()
+    wanted = [*WANTED, 63, 63]
+    manifest = shard(pool, tmp_path / "out", wanted, allow_missing=True)
+    there = {n for n in wanted if n // 20 != 3}
+    assert keys(tmp_path / "out") == {uid_of(n) for n in there}
+    assert (manifest.written, manifest.missing, manifest.missing_uids) == (15, 5, 3)
+    assert manifest.gaps == ("00000003.tar",)
+    assert len(np.load(tmp_path / "out/missing.npy")) == 5
+    with pytest.raises(IncompleteError, match="5 of 20 records"):
+        shard(pool, tmp_path / "out", wanted)
+
+
+def test_a_missing_shard_that_comes_later_completes_the_job(pool: Path, tmp_path: Path) -> None:
+    """After the error the same command goes on, and ends as if nothing had been missing."""
+    (pool / "00000003.tar").rename(tmp_path / "00000003.tar")
+    with pytest.raises(IncompleteError):
+        shard(pool, tmp_path / "out")
+    (tmp_path / "00000003.tar").rename(pool / "00000003.tar")
+    manifest = shard(pool, tmp_path / "out")
+    assert manifest == shard(pool, tmp_path / "fresh")
+    assert read_tars(tmp_path / "out") == read_tars(tmp_path / "fresh")
+    assert not (tmp_path / "out/missing.npy").exists()
+
+
+def test_gaps_alone_are_no_error(pool: Path, tmp_path: Path) -> None:
+    """Where every sample is found, a gap in the numbering is told, not refused."""
+    (pool / "00000003.tar").unlink()
+    manifest = shard(pool, tmp_path / "out", [1, 119])
+    assert (manifest.written, manifest.gaps) == (2, ("00000003.tar",))
+
+
+DAMAGE: dict[str, Callable[[bytes], bytes]] = {
+    "flipped later header": lambda content: content.replace(b"000020007.json", b"000020008.json"),
+    "truncated": lambda content: content[: len(content) // 2],
+    "cut at a block": lambda content: content[:51200],
+    "without its end": lambda content: content.rstrip(b"\0"),
+    "empty": lambda content: b"",
+    "no tar": lambda content: b"<html>not found</html>" * 100,
+    "flipped header": lambda content: content[:1034] + b"x" + content[1035:],
+    "garbage inside": lambda content: content[:20480] + b"\xff" * 10240 + content[30720:],
+}
+
+
+@pytest.mark.parametrize("how", DAMAGE)
+def test_unreadable_tar_is_named(pool: Path, tmp_path: Path, how: str) -> None:
+    """An error that names it; with --allow-missing it is left out and stands in the manifest."""
+    path = pool / "00000002.tar"
+    path.write_bytes(DAMAGE[how](path.read_bytes()))
+    with pytest.raises(ShardError, match=r"00000002\.tar cannot be read: .*--allow-missing"):
+        shard(pool, tmp_path / "out")
+    manifest = shard(pool, tmp_path / "out", allow_missing=True)
+    assert keys(tmp_path / "out") == {uid_of(n) for n in WANTED if n // 20 != 2}
+    assert [one.file for one in manifest.inputs if one.error] == ["00000002.tar"]
+    assert manifest.missing == sum(n // 20 == 2 for n in WANTED)
+
+
+def test_mended_tar_is_read_again(pool: Path, tmp_path: Path) -> None:
+    """The same command after the tar was fetched again ends as if it had never been broken."""
+    whole = (pool / "00000002.tar").read_bytes()
+    (pool / "00000002.tar").write_bytes(whole[:9999])
+    with pytest.raises(ShardError):
+        shard(pool, tmp_path / "out")
+    (pool / "00000002.tar").write_bytes(whole)
+    shard(pool, tmp_path / "out")
+    assert keys(tmp_path / "out") == {uid_of(n) for n in WANTED}
+
+
+def test_folder_of_somebody_else_is_refused(pool: Path, tmp_path: Path) -> None:
+    """Nothing is written beside other files, and none is removed."""
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "00000.tar").write_bytes(b"old")
+    with pytest.raises(UserError, match=r"holds '00000\.tar', which no resharding job wrote"):
+        shard(pool, out)
+    assert {p.name for p in out.iterdir()} == {"00000.tar"}
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"seed": 1}, "seed 0, not 1"),
+        ({"rows_per_shard": 5}, "rows_per_shard 4, not 5"),
+        ({"format": "parquet"}, "format"),
+    ],
+)
+def test_another_job_is_refused(pool: Path, tmp_path: Path, change: dict[str, Any], said: str) -> None:
+    """A folder keeps its job, finished or not; the line says what differs."""
+    shard(pool, tmp_path / "out")
+    before = read_tars(tmp_path / "out")
+    with pytest.raises(UserError, match=f"holds another job .{said}.*choose another folder"):
+        shard(pool, tmp_path / "out", **change)
+    assert read_tars(tmp_path / "out") == before
+
+
+def test_another_subset_is_another_job(pool: Path, tmp_path: Path) -> None:
+    """Even of the same name."""
+    shard(pool, tmp_path / "out", [1, 2, 3])
+    with pytest.raises(UserError, match=r"holds another job \(subset"):
+        shard(pool, tmp_path / "out", [1, 2])
+
+
+def test_stale_shards_are_never_mixed_in(pool: Path, tmp_path: Path) -> None:
+    """A numbered tar in an unfinished folder that this job would not write stops it."""
+    (pool / "00000003.tar").rename(tmp_path / "kept.tar")
+    with pytest.raises(IncompleteError):
+        shard(pool, tmp_path / "out")
+    (tmp_path / "kept.tar").rename(pool / "00000003.tar")
+    (tmp_path / "out/00099.tar").write_bytes(b"stale")
+    with pytest.raises(UserError, match=r"holds '00099\.tar', which is none of the 5 shards"):
+        shard(pool, tmp_path / "out")
+
+
+def test_finished_job_is_left_alone(pool: Path, tmp_path: Path) -> None:
+    """The same command again reads no shard and touches no file."""
+    first = shard(pool, tmp_path / "out")
+    before = {p.name: p.stat().st_mtime_ns for p in (tmp_path / "out").glob("*.*") if not p.name.startswith(".")}
+    assert shard(pool, tmp_path / "out") == first
+    assert {name: (tmp_path / "out" / name).stat().st_mtime_ns for name in before} == before
+
+
+def test_damaged_output_is_made_again(pool: Path, tmp_path: Path) -> None:
+    """A finished shard with a flipped byte, or none at all, comes back as it was."""
+    shard(pool, tmp_path / "out")
+    path = tmp_path / "out/00001.tar"
+    content = path.read_bytes()
+    path.write_bytes(content[:700] + b"?" + content[701:])
+    shard(pool, tmp_path / "out")
+    assert path.read_bytes() == content
+    path.unlink()
+    shard(pool, tmp_path / "out")
+    assert path.read_bytes() == content
+
+
+def test_changed_input_of_a_finished_job_is_told(pool: Path, tmp_path: Path) -> None:
+    """The shards in the folder are of what the inputs were."""
+    shard(pool, tmp_path / "out")
+    write_tar(pool / "00000006.tar", {"x": sample(500)})
+    with pytest.raises(UserError, match=r"input 00000006\.tar has changed"):
+        shard(pool, tmp_path / "out")
+
+
+def test_output_among_the_inputs_is_refused(pool: Path) -> None:
+    """OUT may not be the folder of the shards."""
+    with pytest.raises(UserError, match="the input shards lie in it"):
+        shard(pool, pool)
+
+
+def test_shards_of_another_pool(pool: Path, tmp_path: Path) -> None:
+    """No sample at all is an error even where missing ones are allowed."""
+    with pytest.raises(IncompleteError, match="none of its samples"):
+        shard(pool, tmp_path / "out", [1000, 2000], allow_missing=True)
+
+
+def test_samples_without_uids_are_counted(tmp_path: Path) -> None:
+    """JSON that is none, that has no uid, or one that is no uid: each is a sample that cannot be named."""
+    pool = tmp_path / "pool"
+    pool.mkdir()
+    nested = json.dumps({"meta": {"uid": uid_of(1)}}).encode()
+    bad = [b"", b"[]", b'{"uid": 7}', b'{"uid": "F00"}', b"{", nested, b"[" * 100_000]
+    held = {f"{i}": sample(i) | {"json": content} for i, content in enumerate(bad)}
+    held |= {"x": {"jpg": b"no json"}, "y": sample(1), "z": sample(2)}
+    write_tar(pool / "0.tar", held)
+    manifest = shard(pool, tmp_path / "out", [1, 2])
+    assert keys(tmp_path / "out") == {uid_of(1), uid_of(2)}
+    assert (manifest.samples, manifest.flaws) == (10, {"no_uid": 8})
+
+
+def test_nested_uids_are_not_taken_for_the_samples_own(tmp_path: Path) -> None:
+    """A uid within another object is not the sample's, even where the subset has it."""
+    pool = tmp_path / "pool"
+    pool.mkdir()
+    nested = json.dumps({"meta": {"uid": uid_of(1)}}).encode()
+    twice = json.dumps({"near": {"uid": uid_of(9)}, "uid": uid_of(2)}).encode()
+    write_tar(pool / "0.tar", {"a": sample(1) | {"json": nested}, "b": sample(2) | {"json": twice}})
+    with pytest.raises(IncompleteError, match="1 of 2 records"):
+        shard(pool, tmp_path / "out", [1, 2])
+    assert shard(pool, tmp_path / "out2", [2]).written == 1
+
+
+def test_long_endings_are_flaws(tmp_path: Path) -> None:
+    """What does not fit a USTAR name is counted, and the sample is missing, not the shard."""
+    pool = tmp_path / "pool"
+    pool.mkdir()
+    write_tar(pool / "0.tar", {"a": sample(1) | {"x" * 90: b"?"}, "b": sample(2) | {"seg.png" + "é" * 10: b"!"}})
+    manifest = shard(pool, tmp_path / "out", [1, 2], allow_missing=True)
+    assert (manifest.missing, manifest.flaws) == (1, {"ending_too_long": 1})
+    assert flat(read_tars(tmp_path / "out"))[0][1]["seg.png" + "é" * 10] == b"!"
+
+
+def test_other_inputs_are_refused(pool: Path, tmp_path: Path) -> None:
+    """A folder without shards, Parquet files without uids, a folder that is not there."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    with pytest.raises(PoolError, match=r"no \.tar or \.parquet file"):
+        shard(empty, tmp_path / "out")
+    pq.write_table(pa.table({"jpg": [b"x"], "text": ["y"]}), empty / "0.parquet")
+    with pytest.raises(PoolError, match="no column 'uid'"):
+        shard(empty, tmp_path / "out")
+    with pytest.raises(PoolError, match="no such file"):
+        shard(tmp_path / "nowhere", tmp_path / "out")
+
+
+def test_broken_parquet_shard_is_named(tmp_path: Path) -> None:
+    """As a broken tar."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    pool = tmp_path / "pool"
+    pool.mkdir()
+    for i in (0, 1):
+        pq.write_table(pa.table({"jpg": [sample(i)["jpg"]], "text": ["y"], "uid": [uid_of(i)]}), pool / f"{i}.parquet")
+    (pool / "1.parquet").write_bytes(b"PAR1" * 9)
+    with pytest.raises(ShardError, match=r"1\.parquet cannot be read"):
+        shard(pool, tmp_path / "out", [0, 1])
+
+
+def test_command_line(pool: Path, tmp_path: Path) -> None:
+    """The command writes, and says what it wrote; its option for the format is checked."""
+    subset = write_subset(tmp_path / "s.npy", WANTED)
+    command = [
+        "reshard",
+        str(subset),
+        str(pool),
+        str(tmp_path / "out"),
+        "--rows-per-shard",
+        "4",
+        "--workers",
+        "1",
+        "-q",
+    ]
+    done = CliRunner().invoke(app, command)
+    assert done.exit_code == 0, done.output
+    assert "wrote 18 samples into 5 shards of 3 to 4; read 120 in 6 files" in done.output
+    refused = CliRunner().invoke(app, [*command, "--format", "webp"])
+    assert isinstance(refused.exception, UserError)
+
+
+def test_exit_codes(pool: Path, tmp_path: Path) -> None:
+    """Incomplete is 1, a mistake is 2."""
+    assert (IncompleteError("").exit_code, ShardError("").exit_code, UserError("").exit_code) == (1, 1, 2)
+    shutil.rmtree(pool)
+    with pytest.raises(PairsieveError) as error:
+        shard(tmp_path / os.devnull, tmp_path / "out")
+    assert error.value.exit_code == 2
