@@ -89,7 +89,9 @@ class Literal:
         """Caption filter, then clusters by the greatest raw inner product."""
         wanted = {int(np.argmax(self.centroids @ target)) for target in self.targets}
         captioned = [row for row in pairs if self.is_english(row) and tokens(row["text"]) >= 2 and len(row["text"]) > 5]
-        return [row for row in captioned if int(np.argmax(self.centroids @ row["l14_img"].astype(np.float32))) in wanted]
+        return [
+            row for row in captioned if int(np.argmax(self.centroids @ row["l14_img"].astype(np.float32))) in wanted
+        ]
 
     def image_based_and_clip_l14_30(self, pairs: Pairs) -> list[Row]:
         """The threshold is that of the whole pool."""
@@ -119,7 +121,7 @@ def large_enough(row: Row) -> bool:
     if row["original_width"] is None or row["original_height"] is None:
         return False
     short, long = sorted((row["original_width"], row["original_height"]))
-    return short > 0 and short >= 200 and long / short <= 3.0
+    return bool(short > 0 and short >= 200 and long / short <= 3.0)
 
 
 def tokens(text: str) -> int:
