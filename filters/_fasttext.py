@@ -12,6 +12,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from pairsieve.filters._fasttext_file import ENDLESS, FastTextModel, read_model
+from pairsieve.filters._texts import frozen, text_buffers
 
 PREFIX = "__label__"
 """fastText's default prefix of labels."""
@@ -19,7 +20,10 @@ PREFIX = "__label__"
 
 @dataclass(frozen=True)
 class FastText:
-    """A classifier, laid out for the kernel.  Labels are without their prefix."""
+    """A classifier, laid out for the kernel.  Labels are without their prefix.
+
+    The tables are read-only, as the kernel's signature has them: numba takes long over any other type.
+    """
 
     labels: tuple[str, ...]
     tables: tuple[npt.NDArray[Any], ...]
@@ -28,7 +32,7 @@ class FastText:
     def load(cls, path: str | Path) -> "FastText":
         """Of a ``.bin`` or ``.ftz`` file; raises ``UserError`` with one line where it is none."""
         model = read_model(path)
-        return cls(_names(model), tuple(_frozen(table) for table in _tables(model)))
+        return cls(_names(model), tuple(map(frozen, _tables(model))))
 
     def predict(self, texts: pa.Array) -> tuple[pa.Array, pa.Array]:
         """The best label (string) and its probability (float32) of each text; newlines are spaces.
@@ -53,22 +57,6 @@ def languages(path: str | Path) -> tuple[str, ...]:
 
 def _names(model: FastTextModel) -> tuple[str, ...]:
     return tuple(label.removeprefix(PREFIX) for label in model.labels)
-
-
-def text_buffers(texts: pa.Array) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
-    """The bytes of the texts, and where each begins; one more for where the last ends."""
-    kind = np.int64 if pa.types.is_large_string(texts.type) else np.int32
-    _, places, data = texts.buffers()
-    if not len(texts) or not data:
-        return np.frombuffer(b"\0", np.uint8), _frozen(np.zeros(len(texts) + 1, np.int64))
-    offsets = np.frombuffer(places, kind)[texts.offset : texts.offset + len(texts) + 1]
-    return np.frombuffer(data, np.uint8), _frozen(offsets.astype(np.int64))
-
-
-def _frozen(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """Read-only, as the kernel's signature has it: any other type costs numba 0.2 s at its first call."""
-    array.flags.writeable = False
-    return array
 
 
 def _tables(model: FastTextModel) -> tuple[npt.NDArray[Any], ...]:

@@ -1,5 +1,6 @@
-"""Words as Python counts them."""
+"""Words as Python or fastText counts them, and characters."""
 
+import re
 import time
 
 import pyarrow as pa
@@ -32,6 +33,57 @@ def test_every_character() -> None:
     assert count([*texts]) == [len(text.split()) for text in texts]
 
 
+def tokens(text: str) -> int:
+    """As fastText's ``readWord``: runs between its seven separators, and each newline."""
+    return len(re.findall(rb"[^ \t\n\v\f\r\0]+|\n", text.encode()))
+
+
+def score(texts: pa.Array, **settings: str) -> dict[str, list[int | None]]:
+    """Both columns."""
+    found = CaptionWords.model_validate(settings).score(pa.record_batch({"text": texts}))
+    return {name: column.to_pylist() for name, column in found.items()}
+
+
+@pytest.mark.parametrize(
+    ("text", "count"),
+    [("word\n", 2), ("a\u00a0b\u3000c", 1), ("", 0), ("\n\n", 2), (" a\0b\x1fc ", 2), ("a\r\nb", 3), ("\0", 0)],
+)
+def test_tokens_of_fasttext(text: str, count: int) -> None:
+    """``fasttext.tokenize`` splits at ASCII spaces and NUL only, and makes a token of each newline."""
+    assert score(pa.array([text]), tokenizer="fasttext")["caption_words"] == [count]
+
+
+@given(
+    st.lists(
+        st.none() | st.text(st.sampled_from(SPACES + "ab漢") | st.characters(exclude_categories=["Cs"])), max_size=8
+    ),
+    st.integers(0, 4),
+)
+def test_tokens_and_characters(texts: list[str | None], start: int) -> None:
+    """Tokens and code points of any texts, in any slice and type; nulls have neither."""
+    expected = [None if text is None else (tokens(text), len(text)) for text in texts][start:]
+    for kind in (pa.string(), pa.large_string()):
+        found = score(pa.array(texts, kind).slice(start), tokenizer="fasttext")
+        pairs = zip(found["caption_words"], found["caption_characters"], strict=True)
+        assert [None if words is None else (words, size) for words, size in pairs] == expected
+
+
+def test_nulls_over_bytes() -> None:
+    """What lies under a null does not count."""
+    whole = pa.array(["a b", "c d e", "f"])
+    buffers = whole.buffers()
+    texts = pa.Array.from_buffers(pa.string(), 3, [pa.py_buffer(b"\x05"), *buffers[1:]])
+    assert score(texts, tokenizer="fasttext")["caption_words"] == [2, None, 1]
+
+
+def test_few_characters() -> None:
+    """``least_characters`` counts code points of the raw caption, and is asked last."""
+    made = CaptionWords(least=3, most=None, least_characters=6)
+    batch = pa.record_batch({"text": ["a b c", "a b cd", "a b  c", "ab", "漢 字 漢字", None, "a " * 100]})
+    said = made.keep(pa.record_batch(made.score(batch))).to_pylist()
+    assert said == ["too_short", None, None, "too_few_words", None, "null_text", None]
+
+
 def test_null() -> None:
     """A null caption has no count and goes for that."""
     made = CaptionWords()
@@ -52,6 +104,10 @@ def test_huge() -> None:
     """A caption of 5 MB is counted in a moment."""
     start = time.perf_counter()
     assert count(["word " * 1_000_000, "x" * 5_000_000, " " * 5_000_000]) == [1_000_000, 1, 0]
+    assert score(pa.array(["word " * 1_000_000, "\n" * 5_000_000]), tokenizer="fasttext")["caption_words"] == [
+        1_000_000,
+        5_000_000,
+    ]
     assert time.perf_counter() - start < 5
 
 

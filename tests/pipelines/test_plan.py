@@ -134,7 +134,7 @@ def test_renamed_in_a_run(tmp_path: Path) -> None:
 def test_stored_names() -> None:
     """A column that begins with its filter's name is stored under the step's name."""
     step = plan({"caption_words": {"as": "length"}}).steps[0]
-    assert step.writes == {"caption_words": ("length", pa.int32())}
+    assert step.writes["caption_words"] == ("length", pa.int32())
     twice = plan({"exact_duplicates": {"as": "a", "by": "url"}}, {"exact_duplicates": {"as": "b", "by": "url"}})
     assert [list(step.keys) for step in twice.steps] == [["a_url"], ["b_url"]]
 

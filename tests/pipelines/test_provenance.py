@@ -31,8 +31,8 @@ def test_story_ends_where_the_pair_was_dropped(runs: tuple[Result, Result]) -> N
     """Steps before the drop say that the pair stays, the step itself why not, later ones were not reached."""
     (story,) = why(runs[0].root, uid_of(runs[0], "dropped_by = 'caption_words' AND row > 10"))
     assert [c.outcome for c in story.chapters] == ["dropped: too_few_words", "not reached", "not reached"]
-    assert story.chapters[0].measured == {"caption_words": 1}
-    assert story.chapters[0].decides_by == {"least": 2, "most": 64}
+    assert story.chapters[0].measured == {"caption_words": 1, "caption_characters": len(story.pair["text"])}
+    assert story.chapters[0].decides_by == {"least": 2, "most": 64, "least_characters": 0}
     assert story.chapters[1].measured == {}
     assert (story.dropped_by, story.reason) == ("caption_words", "too_few_words")
 
