@@ -93,7 +93,7 @@ def as_matrix(values: NDArray[Any], where: str) -> Matrix:
 
 def _read(file: str, key: str | None) -> NDArray[Any]:
     if file.lower().endswith(".npy"):
-        return np.lib.format.open_memmap(file, mode="r")
+        return np.lib.format.open_memmap(file, mode="c")  # private pages: what is changed stays here
     _check_size(file)
     if file.lower().endswith(".npz"):
         if not zipfile.is_zipfile(file):
