@@ -10,6 +10,7 @@ from dataclasses import replace
 from pairsieve.pipelines import machine
 from pairsieve.pipelines.engine import Capacity, Machine, Needs
 from pairsieve.pipelines.plan import Plan, Step
+from pairsieve.schemas import columns
 from pairsieve.schemas.errors import UserError
 
 GIB = 2**30
@@ -25,7 +26,15 @@ def needs_of(steps: Sequence[Step]) -> Needs:
         stateful=any(made.loads_model for made in measuring),
         gpu_optional=all(r.gpu_optional for r in resources if r.gpus),
         memory=sum(r.memory for r in resources),
+        is_light=all(is_light(step) for step in steps if step.measures),
     )
+
+
+def is_light(step: Step) -> bool:
+    """Whether a step of ours measures small columns alone: no model, no image, nobody else's code."""
+    made = step.filter
+    is_ours = type(made).__module__.startswith("pairsieve.")
+    return is_ours and not made.loads_model and step.is_light and columns.IMAGE not in step.reads
 
 
 def local_capacity() -> Capacity:

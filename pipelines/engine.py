@@ -30,7 +30,8 @@ ATTEMPTS = 3
 class Needs:
     """What each of a task's workers needs: CPUs, GPUs, bytes of memory; and whether it holds models.
 
-    With ``gpu_optional`` the GPUs are taken only where there are any.
+    With ``gpu_optional`` the GPUs are taken only where there are any.  ``is_light``: it only compares and
+    counts small columns, so that it may run in the driver where that is cheaper than starting workers.
     """
 
     cpus: float = 1.0
@@ -38,6 +39,7 @@ class Needs:
     stateful: bool = False
     gpu_optional: bool = True
     memory: int = 0
+    is_light: bool = True
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,8 @@ from pairsieve.pipelines.engine import ATTEMPTS, Capacity, Failure, Failures, Ne
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
+START = 2.0
+"""Seconds of work that are worth starting workers, who take about one CPU-second together."""
 _CURRENT: dict[str, Callable[[Any], Any]] = {}
 """In a worker process: the task at hand by its file, read once rather than once an item."""
 
@@ -51,9 +53,12 @@ class LocalEngine:
     ) -> Iterator[tuple[int, Result]]:
         """See ``Engine.map``."""
         width = self._fit(needs)
-        results = (
-            self._here(task, items, label) if min(width, len(items)) <= 1 else self._there(task, items, label, width)
-        )
+        if min(width, len(items)) <= 1:
+            results = self._here(task, items, label)
+        elif self._chosen is None and self._pool is None and needs.is_light:
+            results = self._begin_here(task, items, label, width)
+        else:
+            results = self._there(task, range(len(items)), items, label, width)
         failures = Failures()
         for i, result in results:
             if isinstance(result, Failure):
@@ -84,10 +89,21 @@ class LocalEngine:
         for i, item in enumerate(items):
             yield i, guarded(task, item, label_of(label, item))
 
-    def _there(
+    def _begin_here(
         self, task: Callable[[Any], Any], items: Sequence[Any], label: str, width: int
     ) -> Generator[tuple[int, Any]]:
-        waiting, running = list(range(len(items)))[::-1], dict[Future[Any], int]()
+        """In this process while what is left takes less than starting workers; the rest in workers."""
+        began = time.perf_counter()
+        for i, item in enumerate(items):
+            yield i, guarded(task, item, label_of(label, item))
+            if (time.perf_counter() - began) / (i + 1) * (len(items) - i - 1) > START:
+                yield from self._there(task, range(i + 1, len(items)), items, label, width)
+                return
+
+    def _there(
+        self, task: Callable[[Any], Any], chosen: Sequence[int], items: Sequence[Any], label: str, width: int
+    ) -> Generator[tuple[int, Any]]:
+        waiting, running = list(chosen)[::-1], dict[Future[Any], int]()
         with _shipped(task) as file:
             try:
                 while waiting or running:
@@ -126,6 +142,7 @@ class LocalEngine:
         if self._pool is None or self._width != width:
             self._drop_pool()
             context = multiprocessing.get_context("forkserver")
+            context.set_forkserver_preload(["pairsieve.pipelines.tasks"])  # imported once, not in every worker
             begin = (os.getpid(), dict(os.environ), self._hold)  # the fork server has the environment of its own start
             self._pool = ProcessPoolExecutor(width, mp_context=context, initializer=_begin, initargs=begin)
             self._width = width

@@ -6,7 +6,7 @@
 The pool has DataComp's schema in files of 250,000 pairs (500,000 with --large); captions are made of those that
 the Debian package tuxpaint-stamps-default holds in 78 languages, 59 % English, some 7 words each.  ``by hand`` is one
 process of pandas-like Python with fastText, cld3, a set of words and numpy, row by row, as the original works;
-its start-up is left out as ours is in ``more``: the cost of a pair more, from a run over a fiftieth of the pool.
+its start-up is left out, as ours is in ``more``: pairs a CPU-second beyond those of a run over a fiftieth of the pool.
 """
 
 import json
@@ -48,8 +48,8 @@ def main(rows: int) -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         captions = make_captions()
-        make_pool(folder / "few" / "datacomp_small" / "metadata", rows // 50, captions)
-        make_pool(folder / "all" / "datacomp_small" / "metadata", rows, captions)
+        make_pool(folder / "few" / "datacomp_small" / "metadata", rows // 50, captions, FILE_ROWS // 50)
+        make_pool(folder / "all" / "datacomp_small" / "metadata", rows, captions, FILE_ROWS)
         print(f"{rows:,} pairs in files of {FILE_ROWS:,}; two workers")
         print(
             f"{'recipe':<24}{'kept':>10}{'CPU-s':>8}{'pairs/CPU-s':>13}{'more':>12}{'by hand':>11}{'ratio':>7}{'MB':>7}"
@@ -98,7 +98,8 @@ def pairsieve(recipe: str, data: Path) -> tuple[int, float, int]:
 
 
 WATCH = """
-import glob, subprocess, sys, threading, time
+import ctypes, glob, os, subprocess, sys, threading, time
+ctypes.CDLL(None).prctl(36, 1)  # orphans of the command become our children, so that their time counts
 process = subprocess.Popen(sys.argv[1:], stdout=subprocess.PIPE, text=True)
 peaks = {}
 def look():
@@ -118,10 +119,15 @@ watcher = threading.Thread(target=look)
 watcher.start()
 out, _ = process.communicate()
 watcher.join()
+try:
+    while True:
+        os.wait()
+except ChildProcessError:
+    pass
 print(out.strip(), max(peaks.values(), default=0))
 sys.exit(process.returncode)
 """
-"""Runs a command; adds to what it prints the largest peak of its descendants in kilobytes."""
+"""Runs a command and waits for all its descendants; adds to what it prints their largest peak in kilobytes."""
 
 
 def make_captions(count: int = 100_000) -> list[str]:
@@ -143,13 +149,13 @@ def make_captions(count: int = 100_000) -> list[str]:
     return found
 
 
-def make_pool(folder: Path, rows: int, captions: Sequence[str]) -> None:
+def make_pool(folder: Path, rows: int, captions: Sequence[str], file_rows: int) -> None:
     """Files of DataComp's schema."""
     folder.mkdir(parents=True)
     rng = np.random.default_rng(0)
     pool = pa.array(captions)
-    for number, start in enumerate(range(0, rows, FILE_ROWS)):
-        count = min(FILE_ROWS, rows - start)
+    for number, start in enumerate(range(0, rows, file_rows)):
+        count = min(file_rows, rows - start)
         columns = {
             "uid": random_uids(rng, count),
             "url": pa.array([f"http://example.org/{start + i}.jpg" for i in range(count)]),
@@ -262,8 +268,12 @@ def _laion() -> Test:
     import gcld3
 
     model = gcld3.NNetLanguageIdentifier(min_num_bytes=0, max_num_bytes=1000)
-    is_english = lambda t: model.FindLanguage(t.replace("\n", " ")).language == "en"  # noqa: E731
-    return lambda text, score: np.array([is_english(t) for t in text]) & (score >= np.float32(0.28))
+
+    def keep(text: Any, score: Any) -> Any:
+        is_english = [model.FindLanguage(t.replace("\n", " ")).language == "en" for t in text]
+        return np.array(is_english) & (score >= np.float32(0.28))
+
+    return keep
 
 
 HAND: dict[str, Callable[[], Test]] = {
