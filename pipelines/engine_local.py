@@ -39,12 +39,14 @@ class LocalEngine:
 
     name = "local"
 
-    def __init__(self, workers: int | None = None, hold: str | None = None) -> None:
+    def __init__(self, workers: int | None = None, hold: str | None = None, imports: Sequence[str] = ()) -> None:
         """Start nothing yet; ``workers`` None = one for each CPU that this process may use.
 
         ``hold`` is a file that workers lock while they live, so that a later run can wait for orphans to end.
+        ``imports`` are modules that the fork server imports once instead of every worker.
         """
         self._chosen, self._hold = workers, hold
+        self._imports = ["pairsieve.pipelines.tasks", *imports]
         self._pool: ProcessPoolExecutor | None = None
         self._width = 0
 
@@ -142,7 +144,7 @@ class LocalEngine:
         if self._pool is None or self._width != width:
             self._drop_pool()
             context = multiprocessing.get_context("forkserver")
-            context.set_forkserver_preload(["pairsieve.pipelines.tasks"])  # imported once, not in every worker
+            context.set_forkserver_preload(self._imports)  # of no effect where an earlier run started the server
             begin = (os.getpid(), dict(os.environ), self._hold)  # the fork server has the environment of its own start
             self._pool = ProcessPoolExecutor(width, mp_context=context, initializer=_begin, initargs=begin)
             self._width = width

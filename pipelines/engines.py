@@ -39,6 +39,7 @@ class Engines(ExitStack):
         ray_address = ray_address or os.environ.get("RAY_ADDRESS")  # as in a job on a cluster
         self._name: EngineName = "ray" if name == "auto" and ray_address is not None else name
         self._store, self._address, self._workers = store, ray_address, workers
+        self._filters: Sequence[AnyFilter] = ()
         self._local: LocalEngine | None = None
         self._ray: RayEngine | None = None
 
@@ -49,7 +50,7 @@ class Engines(ExitStack):
 
     def use(self, filters: Sequence[AnyFilter], fs: fsspec.AbstractFileSystem, first: str) -> None:
         """What the work needs on every node: filters with their models, and the input, by its first file."""
-        self._inputs = (filters, fs, first)
+        self._inputs, self._filters = (filters, fs, first), filters
 
     def for_ingest(self) -> Engine:
         """Before the size of the pool is known."""
@@ -66,9 +67,14 @@ class Engines(ExitStack):
     def _start_local(self) -> Engine:
         if self._local is None:
             hold = self._store.path(WORKERS) if self._store.local else None
-            self._local = LocalEngine(self._workers, hold)
+            self._local = LocalEngine(self._workers, hold, self._imports())
             self.callback(self._local.close)
         return self._local
+
+    def _imports(self) -> list[str]:
+        """Modules of our own filters, and what those import when they are opened."""
+        ours = [made for made in self._filters if type(made).__module__.startswith("pairsieve.")]
+        return list(dict.fromkeys(name for made in ours for name in (type(made).__module__, *made.imports)))
 
     def _start_ray(self) -> Engine:
         if find_spec("ray") is None:
