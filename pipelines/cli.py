@@ -216,6 +216,30 @@ def reshard(
 
 
 @app.command()
+def cluster(
+    run_dir: Annotated[str, typer.Argument(help="a finished run; the pairs it kept are used", metavar="RUN")],
+    features: Annotated[str, typer.Option(help="column of embeddings")],
+    clusters: Annotated[int, typer.Option(min=1, max=2**31 - 1, help="how many centroids")],
+    out: Annotated[str, typer.Option(help="centroids, as .npy")],
+    iterations: Annotated[int, typer.Option(min=1, help="of k-means")] = 20,
+    sample: Annotated[float, typer.Option(min=0, max=1, help="fraction of the pairs, by hash of seed and uid")] = 1.0,
+    seed: Annotated[int, typer.Option(min=0, max=2**31 - 1, help="of the sample and of the first centroids")] = 0,
+    quiet: QuietOption = False,
+) -> None:
+    """Train centroids for image_cluster on a run's kept pairs: k-means, as DataComp has it."""
+    from pairsieve.pipelines.cluster import cluster as train
+    from pairsieve.pipelines.cluster import save
+    from pairsieve.pipelines.progress import reporter
+
+    found = train(
+        run_dir, features, clusters, iterations=iterations, sample=sample, seed=seed, progress=reporter(quiet)
+    )
+    save(out, found.centroids)
+    lost = f", {found.missing:,} had no embedding" if found.missing else ""
+    _console().print(f"{clusters:,} centroids from {found.vectors:,} pairs{lost}: {out}", soft_wrap=True)
+
+
+@app.command()
 def filters(name: Annotated[str | None, typer.Argument(help="one filter, in full")] = None) -> None:
     """List the filters, or describe one with its settings."""
     from pairsieve.pipelines.describe import filter_page, filters_table
