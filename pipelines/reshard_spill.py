@@ -169,8 +169,15 @@ class Spill:
         if self.format == "parquet":
             return [column.combine_chunks() for column in stretch.table(rows).columns]
         each = zip(rows.tolist(), uids, copies.tolist(), strict=True)
-        entries = [entry(f"{number}-{copy}", stretch.members(row, number)) for row, number, copy in each]
-        return [pa.array(entries, pa.large_binary())]
+        return [_joined([entry(f"{number}-{copy}", stretch.members(row, number)) for row, number, copy in each])]
+
+
+def _joined(values: Sequence[Sequence[bytes]]) -> pa.Array:
+    """large_binary of values that come in parts, copied once."""
+    ends = np.cumsum([0, *(sum(map(len, parts)) for parts in values)], dtype=np.int64)
+    content = b"".join(part for parts in values for part in parts)
+    buffers = [None, pa.py_buffer(ends), pa.py_buffer(content)]
+    return pa.LargeBinaryArray.from_buffers(pa.large_binary(), len(values), buffers)
 
 
 class _Order:

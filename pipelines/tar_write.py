@@ -41,13 +41,13 @@ def header(name: bytes, size: int) -> bytes:
     )
 
 
-def entry(key: str, members: Iterable[tuple[str, bytes]]) -> bytes:
-    """A sample as it stands in the archive: headers, contents, and zeros up to whole blocks."""
+def entry(key: str, members: Iterable[tuple[str, bytes]]) -> list[bytes]:
+    """A sample as it stands in the archive, in parts: headers, contents, and zeros up to whole blocks."""
     parts = []
     for ending, content in members:
         name = f"{key}.{ending}".encode("utf-8", "surrogateescape")
         parts += [header(name, len(content)), content, bytes(-len(content) % tarfile.BLOCKSIZE)]
-    return b"".join(parts)
+    return parts
 
 
 def tail(size: int) -> bytes:

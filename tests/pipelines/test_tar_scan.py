@@ -102,7 +102,7 @@ def test_what_ustar_cannot_hold_is_refused(name: bytes, size: int) -> None:
 @given(st.lists(st.tuples(st.sampled_from(["jpg", "json", "txt"]), st.binary(max_size=1500)), max_size=5))
 def test_entries_are_read_back(members: list[tuple[str, bytes]]) -> None:
     """What is written is what tarfile reads."""
-    content = entry("k" * 90, members)
+    content = b"".join(entry("k" * 90, members))
     whole = content + tail(len(content))
     with tarfile.open(fileobj=io.BytesIO(whole)) as file:
         read = [(m.name.rpartition(".")[2], file.extractfile(m).read()) for m in file]  # type: ignore[union-attr]
