@@ -83,7 +83,6 @@ class AnyFilter(Settings, ABC):
         extra: the optional dependency group that ``needs`` belong to.
         shorthand: the setting that a bare value in the recipe stands for (``- where: "..."``).
         loads_model: ``open`` is expensive, so workers are kept for the whole pass.
-        imports: modules of ours that ``open`` imports and that survive a fork: imported once for all workers.
         version: part of the fingerprint; raise it when the same settings measure another value.
     """
 
@@ -94,7 +93,6 @@ class AnyFilter(Settings, ABC):
     extra: ClassVar[str | None] = None
     shorthand: ClassVar[str | None] = None
     loads_model: ClassVar[bool] = False
-    imports: ClassVar[tuple[str, ...]] = ()
     version: ClassVar[int] = 1
 
     def inputs(self, available: Mapping[str, pa.DataType]) -> tuple[str, ...]:
@@ -123,6 +121,10 @@ class AnyFilter(Settings, ABC):
     def resources(self) -> Resources:
         """What one worker needs."""
         return Resources()
+
+    def imports(self) -> tuple[str, ...]:
+        """Modules that ``open`` imports and that survive a fork: imported once for all workers of a machine."""
+        return ()
 
     def open(self) -> None:
         """Load models or connections, once per worker, before the first ``score``."""

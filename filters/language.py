@@ -73,6 +73,9 @@ class Language(Filter):
         is_local = self.library == "fasttext" and not (self.model or "").startswith(HUB)
         return (str(self._path()),) if is_local else ()
 
+    def imports(self) -> tuple[str, ...]:
+        return ("pairsieve.filters._fasttext_kernel",) if self.library == "fasttext" else ("gcld3",)
+
     def open(self) -> None:
         if self.library == "cld3":
             self._identifier = Cld3()

@@ -74,7 +74,7 @@ class Engines(ExitStack):
     def _imports(self) -> list[str]:
         """Modules of our own filters, and what those import when they are opened."""
         ours = [made for made in self._filters if type(made).__module__.startswith("pairsieve.")]
-        return list(dict.fromkeys(name for made in ours for name in (type(made).__module__, *made.imports)))
+        return list(dict.fromkeys(name for made in ours for name in (type(made).__module__, *made.imports())))
 
     def _start_ray(self) -> Engine:
         if find_spec("ray") is None:
