@@ -1,6 +1,6 @@
 """The kept uids as DataComp's subset file: sorted ``u8,u8`` records in ``.npy``, written in bounded memory.
 
-Each shard's records are a work file of 16 bytes a record.  They are sorted in memory up to 256 MB;
+Each shard's records are a work file of 16 bytes a record.  They are sorted in memory up to 64 MB;
 more are split by their leading bits into temporary files first.  About 0.1 µs a record.
 """
 
@@ -19,8 +19,8 @@ from pairsieve.schemas import uid
 from pairsieve.schemas.errors import AccountingError
 
 FOLDER = "_work/subset"
-RECORDS = 1 << 24
-"""Sorted at once; with what sorting needs, some 600 MB."""
+RECORDS = 1 << 22
+"""Sorted at once; with what sorting needs, some 150 MB."""
 MOST_COPIES = 1_000_000
 _BYTES = uid.PAIR_DTYPE.itemsize
 _BITS = 8

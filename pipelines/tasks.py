@@ -168,19 +168,19 @@ class Verdicts:
         )
 
 
-def _place(dropped_by: NDArray[np.int16]) -> NDArray[np.int64]:
+def _place(dropped_by: NDArray[np.int16]) -> NDArray[np.int16]:
     """ALIVE, POOL, step 0, step 1, … as 0, 1, 2, 3, …"""
-    place = dropped_by.astype(np.int64) + 2
-    place[dropped_by == ALIVE] = 0
-    place[dropped_by == POOL] = 1
+    place = dropped_by + np.int16(2)
+    place ^= place < 2  # POOL is -2, ALIVE -1
     return place
 
 
 def _count(frame: Frame, names: Sequence[str]) -> dict[tuple[str, str], int]:
     """Drops by (step, reason)."""
     width = len(frame.reasons)
-    counts = np.bincount(_place(frame.dropped_by) * width + frame.reason)
-    found = [(*divmod(int(code), width), int(counts[code])) for code in np.flatnonzero(counts) if code >= width]
+    lost = np.flatnonzero(frame.dropped_by != ALIVE)
+    counts = np.bincount(_place(frame.dropped_by[lost]).astype(np.int64) * width + frame.reason[lost])
+    found = [(*divmod(int(code), width), int(counts[code])) for code in np.flatnonzero(counts)]
     return {(["pool", *names][place - 1], str(frame.reasons[reason])): count for place, reason, count in found}
 
 

@@ -72,7 +72,13 @@ def packing(schema: pa.Schema) -> dict[str, Any]:
         "compression": compression(schema),
         "use_dictionary": repeating(schema),
         "column_encoding": {"row": "DELTA_BINARY_PACKED"} if "row" in schema.names else None,
+        "write_statistics": [f.name for f in schema if _is_number(f.type)] or False,
     }
+
+
+def _is_number(kind: pa.DataType) -> bool:
+    """Whether least and greatest values help a reader: not those of hashes, and of names they cost half the writing."""
+    return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind))
 
 
 def compression(schema: pa.Schema) -> dict[str, str]:
