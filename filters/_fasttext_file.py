@@ -24,7 +24,7 @@ ENTRY = 9
 """Bytes behind a word: its count and its kind."""
 LARGEST_TABLE = 2**31
 """Bytes of a dequantised table: beyond that the ``.bin``, which workers share, is the better file."""
-LONGEST_NGRAM, LARGEST_INDEX = 1000, 2**28
+LONGEST_NGRAM, LARGEST_INDEX = 1000, 2**26
 ENDLESS = 10**15
 """fastText's tree takes this for the count of a node that is not there yet."""
 ARGUMENTS = ["dim", "ws", "epoch", "min_count", "neg", "word_ngrams", "loss", "model", "bucket", "minn", "maxn", "rate"]

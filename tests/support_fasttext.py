@@ -1,5 +1,6 @@
 """Model files as fastText writes them, made up: any loss, pruned or not, quantised or not."""
 
+import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,10 +66,8 @@ class Made:
         sizes = [len(self.words) + len(self.labels), len(self.words), len(self.labels)]
         head += np.array(sizes, "<i4").tobytes()
         head += np.array([10**6, -1 if self.kept is None else len(self.kept)], "<i8").tobytes()
-        for word in self.words:
-            head += _entry(word, 100, 0)
-        for label, count in zip(self.labels, self.counts, strict=True):
-            head += _entry(label, count, 1)
+        head += b"".join(_entry(word, 100, 0) for word in self.words)
+        head += b"".join(_entry(label, count, 1) for label, count in zip(self.labels, self.counts, strict=True))
         pairs = [number for row, key in enumerate(self.kept or ()) for number in (key, row)]
         return head + np.array(pairs, "<i4").tobytes()
 
@@ -94,4 +93,4 @@ class Made:
 
 
 def _entry(word: str, count: int, kind: int) -> bytes:
-    return word.encode() + b"\0" + np.array([count], "<i8").tobytes() + bytes([kind])
+    return word.encode() + b"\0" + struct.pack("<qB", count, kind)

@@ -35,6 +35,7 @@ MODELS = {
     "equal-labels": Made(counts=(5,) * 5, spread=0),
     "quantised": Made(quantised=True, quantised_output=True, dim=7),
     "quantised-no-norms": Made(quantised=True, norms=False, loss=SOFTMAX, quantised_output=True),
+    "quantised-softmax": Made(quantised=True, loss=SOFTMAX, quantised_output=True),
     "pruned": Made(quantised=True, kept=range(999, 0, -2), word_ngrams=2),
     "pruned-to-words": Made(quantised=True, kept=(), loss=OVA),
 }
@@ -106,6 +107,14 @@ def test_slices_and_types(
     end = data.draw(st.integers(begin, len(texts)))
     for kind in (pa.string(), pa.large_string()):
         assert ours(model, pa.array(texts, kind).slice(begin, end - begin)) == whole[begin:end]
+
+
+def test_no_label_is_likely(tmp_path: Path) -> None:
+    """fastText says nothing where every label of its tree has a probability below 0.00001; so do we."""
+    labels = [f"__label__{i}" for i in range(2**17)]
+    path = Made(labels=labels, counts=[5] * len(labels), dim=1, spread=1e-6).write(tmp_path / "m.bin")
+    texts = ["the dog", ""]
+    assert ours(FastText.load(path), pa.array(texts)) == [peer_of(path)(text) for text in texts] == [(None, 0)] * 2
 
 
 def test_huge_texts(pairs: dict[str, tuple[FastText, Peer]]) -> None:
