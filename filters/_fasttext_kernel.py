@@ -177,7 +177,7 @@ def _settled(rows: Any, held: Any, count: Any, total: Any, mean: Any) -> Any:
     if count <= HELD // 2:
         return count, total
     _add(rows, held, count, mean)
-    return 0, total + count
+    return np.int64(0), total + count
 
 
 @inlined
@@ -212,7 +212,7 @@ def _sum(
     known, ending, least, most, together = shape[0], shape[1], shape[3], shape[4], shape[5]
     words, starts, slots = dictionary
     block = max(HELD // 2 // max(most - least + 1, 1), 1)
-    count, total, coded = 0, 0, 0
+    count, total, coded = np.int64(0), np.int64(0), np.int64(0)
     while True:
         at, size, code = _read(data, at, stop, token)
         if size == 0 or (size == len(END) and _starts_with(token, size, END)):
@@ -405,15 +405,13 @@ def predict(
 
 @kernel(types.void(_bytes, _places, types.Array(uint64, 1, "C")))
 def fill(words: npt.NDArray[np.uint8], starts: npt.NDArray[np.int64], slots: npt.NDArray[np.uint64]) -> None:
-    """Build the hash table of words: in a slot the hash and the number + 1; the last of equal words counts."""
+    """Build the hash table of words, which is at most half full: in a slot the hash and the number + 1."""
     last = len(slots) - 1
-    token = np.zeros(len(words) + 1, np.uint8)
     for number in range(len(starts) - 1):
-        code, size = FNV_START, starts[number + 1] - starts[number]
-        for i in range(size):
-            token[1 + i] = words[starts[number] + i]
-            code = _hashed(code, token[1 + i])
+        code = FNV_START
+        for i in range(starts[number], starts[number + 1]):
+            code = _hashed(code, words[i])
         at = np.int64(code) & last
-        while slots[at] != 0 and _find(code, token, size, words, starts, slots) != np.int64(slots[at] & LOW) - 1:
+        while slots[at] != 0:
             at = (at + 1) & last
         slots[at] = (np.uint64(code) << HALF) | np.uint64(number + 1)

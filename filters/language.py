@@ -2,7 +2,7 @@
 
 fastText's models run in a kernel of our own with the library's labels and probabilities: 1.5 µs a caption of
 50 characters with the packaged lid.176.ftz, 3 with a ``.bin`` (the library: 11).  Its first use on a machine
-compiles for some 5 s, any other loads it in 0.7.
+compiles for 6 s, any other loads it in 0.7.
 """
 
 from collections.abc import Collection, Mapping
