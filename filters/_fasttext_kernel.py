@@ -132,11 +132,9 @@ def _hold(rest: Any, held: Any, count: Any, buckets: Any) -> Any:
 
 
 @inlined
-def _letters(
-    token: Any, size: Any, begin: Any, end: Any, least: Any, most: Any, held: Any, count: Any, buckets: Any
-) -> Any:
-    """Note the n-grams of ``least`` to ``most`` letters of ``<token>`` that start at bytes ``begin`` to ``end``."""
-    bucket, reciprocal = buckets[1], buckets[2]
+def _letters(token: Any, size: Any, begin: Any, end: Any, shape: Any, held: Any, count: Any, buckets: Any) -> Any:
+    """Note the n-grams of letters of ``<token>`` that start at bytes ``begin`` to ``end``."""
+    least, most, bucket, reciprocal = shape[3], shape[4], buckets[1], buckets[2]
     for start in range(begin, end):
         if (token[start] & 0xC0) == 0x80:
             continue
@@ -195,22 +193,11 @@ def _word_ngrams(
 
 
 @inlined
-def _sum(
-    data: Any,
-    at: Any,
-    stop: Any,
-    shape: Any,
-    dictionary: Any,
-    rows: Any,
-    buckets: Any,
-    token: Any,
-    held: Any,
-    codes: Any,
-    mean: Any,
-) -> Any:
+def _sum(data: Any, at: Any, stop: Any, shape: Any, dictionary: Any, rows: Any, buckets: Any, room: Any) -> Any:
     """Add up the rows of a text in fastText's order; the number of rows."""
     known, ending, least, most, together = shape[0], shape[1], shape[3], shape[4], shape[5]
     words, starts, slots = dictionary
+    token, held, codes, mean = room
     block = max(HELD // 2 // max(most - least + 1, 1), 1)
     count, total, coded = np.int64(0), np.int64(0), np.int64(0)
     while True:
@@ -230,7 +217,8 @@ def _sum(
         token[size + 1], token[size + 2] = MORE, 0
         for begin in range(0, size + 2 if most > 0 else 0, block):
             count, total = _settled(rows, held, count, total, mean)
-            count = _letters(token, size + 2, begin, min(begin + block, size + 2), least, most, held, count, buckets)
+            until = min(begin + block, size + 2)
+            count = _letters(token, size + 2, begin, until, shape, held, count, buckets)
     if ending >= 0:
         held[count] = ending
         count += 1
@@ -388,10 +376,10 @@ def predict(
     codes = np.empty(longest // 2 + 2 if shape[5] > 1 else 0, np.int32)
     hidden, output = np.empty(rows.shape[1], np.float32), np.empty(len(scales), np.float32)
     stack, scores = np.empty(len(tree) + 2, np.int64), np.empty(len(tree) + 2, np.float32)
+    dictionary, room = (words, starts, slots), (token, held, codes, hidden)
     for i in range(len(offsets) - 1):
         hidden[:] = 0
-        dictionary = words, starts, slots
-        total = _sum(data, offsets[i], offsets[i + 1], shape, dictionary, rows, buckets, token, held, codes, hidden)
+        total = _sum(data, offsets[i], offsets[i + 1], shape, dictionary, rows, buckets, room)
         share = np.float32(1.0 / max(total, 1))
         for j in range(len(hidden)):
             hidden[j] *= share

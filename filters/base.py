@@ -225,12 +225,15 @@ class Opened:
 
 
 def scoring_settings(made: AnyFilter) -> dict[str, Any]:
-    """The settings that decide what is measured, as JSON values: the heart of a step's fingerprint."""
+    """The settings that decide what is measured, as JSON values under their names in recipes.
+
+    The heart of a step's fingerprint.
+    """
     return made.model_dump(mode="json", by_alias=True, exclude=_marked(made, ThresholdMark, RuntimeMark))
 
 
 def deciding_settings(made: AnyFilter) -> dict[str, Any]:
-    """The settings that only decide, as JSON values."""
+    """The settings that only decide, as JSON values under their names in recipes."""
     return made.model_dump(mode="json", by_alias=True, include=_marked(made, ThresholdMark))
 
 

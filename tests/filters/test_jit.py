@@ -45,6 +45,14 @@ def test_folder_of_the_user(tmp_path: Path) -> None:
     assert list((tmp_path / "cache").rglob("*.nbc")) and not (tmp_path / "__pycache__").exists()
 
 
+def test_read_only_package(tmp_path: Path) -> None:
+    """Where nothing can be kept beside the module, it is kept in the user's cache."""
+    (tmp_path / "__pycache__").write_text("a file, so that no folder can be made")
+    home = tmp_path / "home"
+    assert twice(tmp_path, HOME=str(home), XDG_CACHE_HOME=str(home / ".cache")) == [42, 0]
+    assert list((home / ".cache" / "numba").rglob("*.nbc"))
+
+
 def test_nowhere_to_write(tmp_path: Path) -> None:
     """Where no folder can be written, it is compiled all the same."""
     nowhere = {"NUMBA_CACHE_DIR": "/dev/null/x", "NUMBA_CACHE_LOCATOR_CLASSES": "UserProvidedCacheLocator"}

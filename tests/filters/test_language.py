@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from pairsieve.filters.base import deciding_settings, scoring_settings
 from pairsieve.filters.language import Language
+from pairsieve.filters.load import describe
 from pairsieve.schemas.errors import UserError
 from tests.support_fasttext import Made
 
@@ -137,6 +138,11 @@ def test_thresholds_are_no_part_of_the_score() -> None:
     made = Language()
     assert deciding_settings(made) == {"keep": ["en"], "min_probability": 0.0}
     assert scoring_settings(made) == {"library": "fasttext", "model": None}
+
+
+def test_settings_have_one_name() -> None:
+    """People see the name that a recipe has, though ``keep`` is also a method."""
+    assert [row["name"] for row in describe(Language)] == ["library", "model", "keep", "min_probability"]
 
 
 def test_the_model_file_is_in_the_fingerprint(tmp_path: Path) -> None:
