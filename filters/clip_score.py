@@ -108,6 +108,9 @@ class ClipScore(PoolFilter):
         gpus = 0.0 if self.column or self.device == "cpu" else 1.0
         return Resources(cpus=1, gpus=gpus, gpu_optional=self.device == "auto")
 
+    def imports(self) -> tuple[str, ...]:
+        return self.needs()
+
     def open(self) -> None:
         if self.model is not None:
             source = str(_directory(self.model) or self.model)

@@ -39,18 +39,20 @@ class Engines(ExitStack):
         ray_address = ray_address or os.environ.get("RAY_ADDRESS")  # as in a job on a cluster
         self._name: EngineName = "ray" if name == "auto" and ray_address is not None else name
         self._store, self._address, self._workers = store, ray_address, workers
-        self._filters: Sequence[AnyFilter] = ()
+        self._new: Sequence[AnyFilter] = ()
         self._local: LocalEngine | None = None
         self._ray: RayEngine | None = None
 
     def check(self, plan: Plan, pool: Pool) -> None:
         """Refuse what these machines cannot run, before anything does; a step with scores may have nothing to do."""
+        done = self._store.names("scores")
+        self._new = [step.filter for step in plan.steps if step.id not in done]
         self.use([step.filter for step in plan.steps], pool.fs, pool.files[0])
-        require(plan, self.for_ingest().capacity(), self._store.names("scores"))
+        require(plan, self.for_ingest().capacity(), done)
 
     def use(self, filters: Sequence[AnyFilter], fs: fsspec.AbstractFileSystem, first: str) -> None:
         """What the work needs on every node: filters with their models, and the input, by its first file."""
-        self._inputs, self._filters = (filters, fs, first), filters
+        self._inputs = (filters, fs, first)
 
     def for_ingest(self) -> Engine:
         """Before the size of the pool is known."""
@@ -72,8 +74,8 @@ class Engines(ExitStack):
         return self._local
 
     def _imports(self) -> list[str]:
-        """Modules of our own filters, and what those import when they are opened."""
-        ours = [made for made in self._filters if type(made).__module__.startswith("pairsieve.")]
+        """Modules of our own filters that have measured nothing here yet, and what those import when opened."""
+        ours = [made for made in self._new if type(made).__module__.startswith("pairsieve.")]
         return list(dict.fromkeys(name for made in ours for name in (type(made).__module__, *made.imports())))
 
     def _start_ray(self) -> Engine:

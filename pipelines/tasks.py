@@ -17,7 +17,7 @@ from pairsieve.pipelines.costs import Cost
 from pairsieve.pipelines.passes import PassRunner
 from pairsieve.pipelines.plan import Step
 from pairsieve.pipelines.pools import PoolShard
-from pairsieve.pipelines.shard import ALIVE, POOL, Context, Frame, Shard, at
+from pairsieve.pipelines.shard import ALIVE, Context, Frame, Shard, at
 from pairsieve.pipelines.subset import write_records
 from pairsieve.schemas import columns, uid
 

@@ -121,7 +121,7 @@ def world(folder: Path, pairs: int) -> Iterator[World]:
     Slow and endless answers are 404s here: a timeout depends on the machine, so it has no place in a
     comparison of bytes.
     """
-    pool = _without_timeouts(build_pool(pairs))
+    pool = without_timeouts(build_pool(pairs))
     with ThreadPoolExecutor(2) as threads:
         replies = dict(zip(pool.by_path, threads.map(partial(reply_to, pool), pool.by_path), strict=True))
     kept = patch("pairsieve.pipelines.demo_server.reply_to", lambda pool, path: replies.get(path))
@@ -130,7 +130,8 @@ def world(folder: Path, pairs: int) -> Iterator[World]:
         yield World(folder, pairs)
 
 
-def _without_timeouts(pool: DemoPool) -> DemoPool:
+def without_timeouts(pool: DemoPool) -> DemoPool:
+    """The pool with dead links in the place of slow and endless answers."""
     timed = ("slow_response", "endless_response")
     return replace(pool, pairs=tuple(replace(p, defect="not_found") if p.defect in timed else p for p in pool.pairs))
 

@@ -12,6 +12,7 @@ from pairsieve.pipelines.run import run
 from pairsieve.pipelines.runner import Result
 from pairsieve.schemas.errors import ShardError
 from tests.support import digests, numbered_rows, recipe, write_csv
+from tests.support_chaos import without_timeouts
 
 RUNS = {"one worker": ("local", 1), "two workers": ("local", 2), "ray": ("ray", 2)}
 
@@ -27,13 +28,13 @@ def _workers_find_tests() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, Result]]:
-    """The demo's recipe over a small demo pool, by every engine, from one server."""
+    """The demo's recipe over a small demo pool without timeouts, by every engine, from one server."""
     folder = tmp_path_factory.mktemp("a path with spaces")
-    pool = build_pool(240)
+    pool = without_timeouts(build_pool(240))
     found = {}
     with serve(pool) as server:
         write_url_list(pool, server.url, folder / "urls.parquet")
-        settings = [f'pool.urls={{"path": "{folder}/urls.parquet", "shard_rows": 60}}', "filters.download.timeout=8"]
+        settings = [f'pool.urls={{"path": "{folder}/urls.parquet", "shard_rows": 60}}', "filters.download.timeout=60"]
         for name, (engine, workers) in RUNS.items():
             out = folder / name
             found[name] = out, run("demo", out, overrides=settings, engine=engine, workers=workers)  # type: ignore[arg-type]
