@@ -222,8 +222,10 @@ def _writes(
     spec: StepSpec, made: AnyFilter, available: Mapping[str, pa.DataType]
 ) -> dict[str, tuple[str, pa.DataType]]:
     """Own column -> (stored column, type)."""
-    names = _stored_names(spec, made, available)
     taken = {name.casefold() for name in available}
+    names = _stored_names(spec, made, available)
+    if spec.id:  # a filter used twice: what does not begin with its name gets the step's in front where it must
+        names = {own: f"{spec.id}_{stored}" if stored.casefold() in taken else stored for own, stored in names.items()}
     for stored in names.values():
         if stored.casefold() in taken:
             raise ValueError(f"writes {stored!r}, which exists already; drop that column, or the step that writes it")

@@ -181,3 +181,11 @@ def test_shipped_recipes(name: str, tmp_path: Path) -> None:
     pq.write_table(pa.table({"url": ["u"], "text": ["t"], "image": pa.array([b"x"])}), tmp_path / "p.parquet")
     _, made, _ = load(name, [f"pool={{urls: {{path: {tmp_path / 'p.parquet'}}}}}"])
     assert made.passes
+
+
+def test_a_filter_twice() -> None:
+    """The second step's columns bear its name, where another step has them already."""
+    made = plan("caption_words", {"caption_words": {"as": "again", "tokenizer": "fasttext"}})
+    assert list(made.steps[0].stored) == ["caption_words", "caption_characters"]
+    assert list(made.steps[1].stored) == ["again", "again_caption_characters"]
+    assert made.steps[1].light == {"again": "caption_words", "again_caption_characters": "caption_characters"}
