@@ -80,6 +80,8 @@ class AnyFilter(Settings, ABC):
         optional: columns the step uses where they exist.
         writes: columns that ``score`` gives, with their Arrow types.
         batch_rows: rows that ``score`` is given at most at once.
+        whole_shard: ``score`` is given all pairs of a shard at once, and values may depend on which these are;
+            the step needs ``of: pool`` and reads columns of the pool only.
         extra: the optional dependency group that ``needs`` belong to.
         shorthand: the setting that a bare value in the recipe stands for (``- where: "..."``).
         loads_model: ``open`` is expensive, so workers are kept for the whole pass.
@@ -90,6 +92,7 @@ class AnyFilter(Settings, ABC):
     optional: ClassVar[tuple[str, ...]] = ()
     writes: ClassVar[Mapping[str, pa.DataType]] = {}
     batch_rows: ClassVar[int] = 8192
+    whole_shard: ClassVar[bool] = False
     extra: ClassVar[str | None] = None
     shorthand: ClassVar[str | None] = None
     loads_model: ClassVar[bool] = False
@@ -135,7 +138,8 @@ class AnyFilter(Settings, ABC):
     def score(self, pairs: pa.RecordBatch) -> dict[str, pa.Array]:
         """Measure each pair: one array of ``len(pairs)`` for each column of ``outputs``.
 
-        A pair's value depends on that pair and the settings alone, never on its neighbours.
+        A pair's value depends on that pair and the settings alone, never on its neighbours (but see
+        ``whole_shard``).
         What cannot be measured is null; a broken pair must not raise.
         """
         return {}

@@ -8,7 +8,6 @@ The model, not the decoding, is the cost: about 15 GFLOP a pair for ViT-B/32, 17
 import json
 from collections.abc import Mapping
 from difflib import get_close_matches
-from functools import reduce
 from importlib.resources import files
 from importlib.util import find_spec
 from pathlib import Path
@@ -21,7 +20,8 @@ from pydantic import Field, PositiveInt, PrivateAttr, model_validator
 
 from pairsieve.filters import _top
 from pairsieve.filters._clip import Clip
-from pairsieve.filters.base import PoolFilter, Resources, Runtime, Threshold, UnknownColumnError, batches, first_reason
+from pairsieve.filters._ranked import Ranked, missing
+from pairsieve.filters.base import Resources, Runtime, UnknownColumnError, batches
 from pairsieve.schemas.errors import UserError
 
 DEMO = "pairsieve-demo"
@@ -33,7 +33,7 @@ _MODEL_FILES = (*_WEIGHTS, ".json", ".txt", ".model")
 """Weights, configuration and tokenizer of a model's directory."""
 
 
-class ClipScore(PoolFilter):
+class ClipScore(Ranked):
     """Cosine of image and text (float32, no logit scale, no prompt); keep by ``min`` or ``top``.
 
     ``model`` is an open_clip architecture with ``pretrained``, ``hf-hub:org/name``, or a directory
@@ -52,13 +52,6 @@ class ClipScore(PoolFilter):
     pretrained: str | None = Field(None, description="open_clip's pretrained tag, or a weights file")
     column: str | None = Field(None, description="a stored score to compare instead of measuring one")
     precision: Literal["fp32", "fp16", "bf16"] = Field("fp32", description="of weights and activations")
-    min: Threshold[float | None] = Field(None, description="keep scores of at least this", allow_inf_nan=False)
-    top: Threshold[float | None] = Field(
-        None, description="keep this fraction of the scope: scores >= the (floor(n*top)+1)-th largest", gt=0, le=1
-    )
-    exclude: Threshold[bool] = Field(
-        False, description="drop what 'min' and 'top' would keep, and keep what is below: two such steps are a window"
-    )
     device: Runtime[Literal["auto", "cpu", "cuda"]] = Field("auto", description="auto: the GPU where there is one")
     batch_size: PositiveInt = Field(64, description="images a forward pass; every batch is padded to it")
 
@@ -70,8 +63,6 @@ class ClipScore(PoolFilter):
             raise ValueError("give either 'model' or 'column'")
         if self.pretrained and (self.model is None or self.model.startswith("hf-hub:") or _directory(self.model)):
             raise ValueError("'pretrained' goes with the name of an open_clip architecture as 'model'")
-        if self.exclude and self.min is None and self.top is None:
-            raise ValueError("'exclude' turns 'min' or 'top' round; give one")
         return self
 
     @property
@@ -135,35 +126,16 @@ class ClipScore(PoolFilter):
         error = pa.array(errors, pa.string())
         return {"clip_score": pa.array(scores, mask=pc.is_valid(error).to_numpy(False)), "clip_score_error": error}
 
-    def is_settled(self, settled: Mapping[str, Any]) -> bool:
-        return self.top is None or _top.is_settled(settled)
-
-    def summarize(self, pairs: pa.RecordBatch, settled: Mapping[str, Any]) -> _top.Histogram:
-        return _top.count(pairs[self.score_column], settled)
-
-    def merge(self, one: _top.Histogram, other: _top.Histogram) -> _top.Histogram:
-        return one + other
-
-    def settle(self, summary: _top.Histogram, settled: Mapping[str, Any]) -> dict[str, Any]:
-        return _top.settle(summary, settled, self.top or 0.0)
-
     def keep(self, pairs: pa.RecordBatch, settled: Mapping[str, Any]) -> pa.Array:
-        scores = pairs[self.score_column]
-        if self.min is None and self.top is None:
-            return pa.nulls(pairs.num_rows, pa.string())
-        minimum = None if self.min is None else pa.scalar(self.min, scores.type)
-        limits = ((minimum, "below_min"), (_top.threshold(settled, scores.type), "below_top"))
-        below = [(_top.below(scores, least), name) for least, name in limits if least is not None]
-        missing = pc.fill_null(pc.or_(pc.is_null(scores), pc.is_nan(scores)), True)
-        if self.exclude and below:
-            below = [(pc.invert(reduce(pc.or_, (test for test, _ in below))), "not_below")]
-        reasons = first_reason(pairs.num_rows, (missing, "no_score"), *below)
-        return reasons if self.column else _say_why(reasons, missing, pairs["clip_score_error"])
+        reasons = super().keep(pairs, settled)
+        if self.column or (self.min is None and self.top is None):
+            return reasons
+        return _say_why(reasons, missing(pairs[self.score_column]), pairs["clip_score_error"])
 
 
-def _say_why(reasons: pa.DictionaryArray, missing: pa.Array, error: pa.Array) -> pa.Array:
+def _say_why(reasons: pa.DictionaryArray, lost: pa.Array, error: pa.Array) -> pa.Array:
     """The error of a pair that could not be scored, where one was recorded."""
-    return pc.if_else(pc.and_(missing, pc.is_valid(error)), error, reasons.cast(pa.string()))
+    return pc.if_else(pc.and_(lost, pc.is_valid(error)), error, reasons.cast(pa.string()))
 
 
 def _directory(model: str) -> Path | None:

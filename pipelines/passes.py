@@ -72,6 +72,7 @@ class PassRunner:
         self.frame = shard.replay(steps[0][0])
         self.writers: dict[str, PartWriter] = {}
         self.seconds: defaultdict[str, float] = defaultdict(float)
+        self.whole: dict[str, tuple[Rows, pa.Array]] = {}
 
     def run(self) -> dict[str, Cost]:
         """What each step newly measured."""
@@ -82,6 +83,7 @@ class PassRunner:
                     name = self.shard.parts(step).next_name
                     writer = PartWriter(self.shard.context.store, step, self.shard.record, name)
                     self.writers[step.id] = stack.enter_context(writer)
+            self._measure_whole()
             for start in range(0, self.shard.record.rows, rows):
                 self._chunk(Chunk(self.shard, start, min(start + rows, self.shard.record.rows)))
         return {step: Cost(w.rows, self.seconds[step], w.bytes) for step, w in self.writers.items() if w.rows}
@@ -98,9 +100,21 @@ class PassRunner:
             return stored_rows([types[name] for name in heavy - fresh])
         return max(step.filter.batch_rows for _, step in self.steps if not heavy.isdisjoint(step.stored))
 
+    def _measure_whole(self) -> None:
+        """Steps that want all pairs at once: they read the pool alone, whatever the verdicts, so they come first."""
+        for _, step in self.steps:
+            if step.measures and step.filter.whole_shard:
+                chunk = Chunk(self.shard, 0, self.shard.record.rows)
+                self._measure(chunk, step)
+                self.whole |= chunk.fresh
+
     def _chunk(self, chunk: Chunk) -> None:
+        for name, (rows, values) in self.whole.items():
+            first, last = (int(i) for i in np.searchsorted(rows, [chunk.start, chunk.stop]))
+            if last > first:
+                chunk.fresh[name] = (rows[first:last], values.slice(first, last - first))
         for k, step in self.steps:
-            if step.measures:
+            if step.measures and not step.filter.whole_shard:
                 self._measure(chunk, step)
             if not step.is_barrier:
                 rows = chunk.start + np.flatnonzero(self.frame.alive[chunk.start : chunk.stop])
@@ -139,7 +153,8 @@ def stored_rows(kinds: Sequence[pa.DataType]) -> int:
 
 def _score(made: AnyFilter, step: Step, batch: pa.RecordBatch) -> dict[str, pa.Array]:
     """A step's columns under their stored names; raises ``PairsieveError`` where the filter breaks its contract."""
-    pieces = [made.score(part) for part in batches(batch, made.batch_rows)]
+    rows = batch.num_rows if made.whole_shard else made.batch_rows
+    pieces = [made.score(part) for part in batches(batch, rows)]
     found: dict[str, pa.Array] = {}
     for own, (stored, kind) in step.writes.items():
         try:

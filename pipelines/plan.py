@@ -192,7 +192,7 @@ def _step(
         raise source.error(key, f"{step_id}: {error}{_who_writes(error.column)}") from None
     except (ValueError, UserError, OSError) as error:
         raise source.error(key, f"{step_id}: {error}") from None
-    _require_whole_pool(source, key, spec, step_id, (*reads, *keep_reads), before)
+    _require_whole_pool(source, key, spec, step_id, (*reads, *keep_reads), before, made.whole_shard)
     keys = _keys(made, writes, available)
     is_first = not any(name in fingerprints for name in (*reads, *keep_reads))
     return Step(step_id, spec.filter, made, spec.of == "pool", reads, keep_reads, writes, keys, identity, is_first)
@@ -278,11 +278,16 @@ def _refuse_heavy(reads: Sequence[str], available: Mapping[str, pa.DataType]) ->
 
 
 def _require_whole_pool(
-    source: Source, key: Key, spec: StepSpec, step_id: str, reads: Sequence[str], before: Sequence[Step]
+    source: Source, key: Key, spec: StepSpec, step_id: str, reads: Sequence[str], before: Sequence[Step], is_whole: bool
 ) -> None:
     """A step ``of: pool`` may only read what is measured for the whole pool."""
     if spec.of != "pool":
+        if is_whole:
+            raise source.error(key, f"{step_id}: write 'of: pool': its scores depend on all pairs of a shard")
         return
+    if is_whole and (later := [(name, step.id) for step in before for name in reads if name in step.stored]):
+        name, producer = later[0]
+        raise source.error(key, f"{step_id}: reads columns of the pool only, but {name!r} is of the step {producer}")
     for i, step in enumerate(before):
         if i and not step.of_pool and (partial := [name for name in reads if name in step.stored]):
             raise source.error(

@@ -56,8 +56,13 @@ def test_quick_reader_agrees_with_tarfile(content: bytes) -> None:
 @given(archives())
 def test_samples_are_those_of_pools(content: bytes) -> None:
     """Keys and endings are grouped as when the tar is a pool."""
-    found = [(one.key, {ending for ending, _, _ in one.members}) for one in samples(content)]
-    assert found == old_index(content)
+    try:
+        wanted = old_index(content)
+    except tarfile.TarError as error:  # names that make tarfile read its own archive otherwise
+        with pytest.raises(type(error)):
+            list(samples(content))
+        return
+    assert [(one.key, {ending for ending, _, _ in one.members}) for one in samples(content)] == wanted
 
 
 @given(archives(), st.data())
