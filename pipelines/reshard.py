@@ -120,7 +120,7 @@ class _Work:
         self.store.write_json(JOB, self.job.model_dump(mode="json"))
         taken = self._read()
         self._check_readable(taken)
-        found = cut(self.store, taken, self.subset, self.job.rows_per_shard, MISSING)
+        found = cut(self.store, taken, self.subset, self.job.rows_per_shard, self.folder, MISSING)
         if not found.missing_records:
             self.store.remove(MISSING)
         self._check_missing(found.missing_records, found.missing_uids, found.examples, given)

@@ -22,6 +22,19 @@ NAMED = 3
 
 
 @dataclass(frozen=True)
+class Planned:
+    """An output shard: its number, and the work file that says which slices of which runs it is made of."""
+
+    index: int
+    plan: str
+
+    def slices(self, store: Store) -> list[tuple[str, int, int]]:
+        """(run, first row, rows)."""
+        table = store.table(self.plan)
+        return list(zip(*(table[name].to_pylist() for name in ("run", "start", "rows")), strict=True))
+
+
+@dataclass(frozen=True)
 class Cut:
     """The files to write.
 
@@ -29,7 +42,7 @@ class Cut:
     ``missing_records`` are records of the subset without a sample, ``missing_uids`` their distinct uids.
     """
 
-    files: tuple[File, ...]
+    files: tuple["Planned", ...]
     rows: int
     uids: int
     duplicates: int
@@ -38,8 +51,8 @@ class Cut:
     examples: tuple[str, ...]
 
 
-def cut(store: Store, taken: Sequence[Taken], subset: Subset, rows_per_shard: int, missing: str) -> Cut:
-    """Cut the runs of all shards; the missing uids go to ``missing``, a subset again, where there are any."""
+def cut(store: Store, taken: Sequence[Taken], subset: Subset, rows_per_shard: int, folder: str, missing: str) -> Cut:
+    """Cut the runs of all shards; the plans of files go to ``folder``, missing uids to ``missing``, a subset again."""
     runs = [(run, shard) for shard, one in enumerate(taken) for run in one.runs]
     with workshop(store) as con:
         _load(con, store, runs)
@@ -47,7 +60,7 @@ def cut(store: Store, taken: Sequence[Taken], subset: Subset, rows_per_shard: in
             "SELECT (SELECT count(*) FROM kept), (SELECT count(*) FROM winners),"
             " (SELECT count(*) FROM keys WHERE copy = 0)"
         ).fetchall()[0]
-        files = tuple(_files(con, rows, rows_per_shard))
+        files = tuple(_planned(store, folder, each) for each in _files(con, rows, rows_per_shard))
         lost = len(subset.records) - rows
         found = _write_missing(store, con, subset, lost, missing) if lost else (0, ())
     return Cut(files, rows, uids, samples - uids, lost, *found)
@@ -91,6 +104,14 @@ def _files(con: duckdb.DuckDBPyConnection, rows: int, rows_per_shard: int) -> It
                 index, slices = file, []
             slices.append((run, start, number))
     yield File(index, tuple(slices))
+
+
+def _planned(store: Store, folder: str, file: File) -> Planned:
+    """Write a plan: together they may name every single sample, too many for the driver and for its messages."""
+    runs, starts, rows = zip(*file.slices, strict=True)
+    name = f"{folder}/{file.index:05d}.plan.parquet"
+    store.write_table(name, pa.table({"run": runs, "start": starts, "rows": rows}))
+    return Planned(file.index, name)
 
 
 def _write_missing(

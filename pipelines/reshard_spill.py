@@ -99,7 +99,7 @@ class Spill:
             return Taken(**{**found, "runs": tuple(found["runs"])})
         try:
             taken = self._read(shard)
-        except (tarfile.TarError, PoolError, FileNotFoundError, PermissionError, ValueError, EOFError) as error:
+        except (tarfile.TarError, PoolError, OSError, ValueError, IndexError, RecursionError, EOFError) as error:
             if is_exhausted(error):
                 raise
             return Taken(error=first_line(error))

@@ -13,7 +13,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pairsieve.pipelines.dataset import File, write_file
+from pairsieve.pipelines.dataset import write_file
+from pairsieve.pipelines.reshard_cut import Planned
 from pairsieve.pipelines.reshard_job import FileEntry
 from pairsieve.pipelines.reshard_spill import HEAD, PAYLOAD, Format
 from pairsieve.pipelines.sorted_runs import read_run
@@ -47,14 +48,15 @@ class Write:
     kinds: Mapping[str, pa.DataType]
     width: int
 
-    def __call__(self, file: File) -> Written:
+    def __call__(self, file: Planned) -> Written:
         """Read the slices, sort, write; a shard that a stopped job has finished is taken as it is."""
         name = f"{file.index:0{self.width}d}.{self.format}"
-        note, source = f"{self.folder}/{file.index:05d}.done.json", _digest(file)
+        slices = file.slices(self.store)
+        note, source = f"{self.folder}/{file.index:05d}.done.json", _digest(slices)
         if (known := self._known(note, source)) is not None:
             return known
         self.store.remove(note)
-        table = pa.concat_tables([read_run(self.store, *part) for part in file.slices])
+        table = pa.concat_tables([read_run(self.store, *part) for part in slices])
         order = pc.sort_indices(table.select([k for k, _ in _ORDER]), sort_keys=_ORDER)
         found = self._tar(name, table, order) if self.format == "tar" else self._parquet(name, table, order)
         entry = None if found.dataset is None else found.dataset.model_dump(mode="json")
@@ -117,6 +119,6 @@ def _payloads(column: pa.ChunkedArray, order: Sequence[int]) -> Iterator[memoryv
         yield views[row]
 
 
-def _digest(file: File) -> str:
+def _digest(slices: Sequence[tuple[str, int, int]]) -> str:
     """What decides the content of an output shard."""
-    return hashlib.sha256(repr(file).encode()).hexdigest()
+    return hashlib.sha256(repr(slices).encode()).hexdigest()
