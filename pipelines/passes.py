@@ -92,7 +92,7 @@ class PassRunner:
         """Many rows of small columns; as many images as a step likes to give at once, few where a file gives them."""
         types = self.shard.context.plan.types
         fresh = {name for _, step in self.steps for name in step.stored}
-        read = {name for _, step in self.steps for name in step.reads}
+        read = {name for _, step in self.steps if not step.filter.whole_shard for name in step.reads}
         heavy = {name for name in fresh | read if columns.is_heavy(types.get(name, pa.string()))}
         if not heavy:
             return LIGHT_ROWS

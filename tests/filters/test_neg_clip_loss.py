@@ -1,7 +1,8 @@
 """negCLIPLoss: the paper's formula on the batches that hashes draw, whatever the order of the pairs."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
@@ -11,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from pairsieve.filters.base import Filter
 from pairsieve.filters.neg_clip_loss import NegClipLoss, drawn
 from pairsieve.pipelines.run import run
 from pairsieve.schemas import uid
@@ -187,6 +189,32 @@ def test_survivors_are_no_scope(tmp_path: Path) -> None:
     step = {"neg_clip_loss": {"batch": 16}}
     with pytest.raises(RecipeError, match="neg_clip_loss: write 'of: pool'"):
         run({"pool": pool, "filters": [step]}, tmp_path / "a")
+
+
+class Made(Filter):
+    """Embeddings that a step measures."""
+
+    reads = ("text",)
+    writes: ClassVar[Mapping[str, pa.DataType]] = {"made": pa.list_(pa.float32())}
+
+    def score(self, pairs: pa.RecordBatch) -> dict[str, pa.Array]:
+        """Never asked."""
+        return {}
+
+    def keep(self, pairs: pa.RecordBatch) -> pa.Array:
+        """All of them."""
+        return pa.repeat(pa.scalar(True), pairs.num_rows)
+
+
+def test_columns_of_steps_are_refused(tmp_path: Path) -> None:
+    """It is given whole shards before the pass begins, so it reads the pool only; the recipe says so."""
+    pool = write_pool(tmp_path / "pool.parquet")
+    steps = [
+        {"tests.filters.test_neg_clip_loss:Made": {"of": "pool"}},
+        {"neg_clip_loss": {"image": "made", "of": "pool"}},
+    ]
+    with pytest.raises(RecipeError, match="reads columns of the pool only, but 'made' is of the step Made"):
+        run({"pool": pool, "filters": steps}, tmp_path / "a")
 
 
 @pytest.mark.parametrize(
