@@ -1,16 +1,15 @@
 """Keep captions that name a thing of ImageNet, by WordNet: DataComp's text-based filter, without its language test.
 
-About 0.8 µs a caption of 7.4 words: Arrow splits and numbers the words, and only those not seen
-lately are looked up.  Opening takes 0.3 s.
+About 1 µs a caption of 7.4 words.  Opening takes 0.8 s, and some seconds more at the first use on a machine.
 """
 
 import hashlib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import Field, PositiveInt, PrivateAttr
@@ -19,12 +18,13 @@ from pairsieve.filters import _wordnet
 from pairsieve.filters.base import Filter, Runtime, Threshold, first_reason
 from pairsieve.schemas.errors import UserError
 
+if TYPE_CHECKING:
+    from pairsieve.filters._entity_words import EntityWords
+
 PUBLISHED = "66362bdedf36d933382edca5493fc562dcc17128ce36403c9e730a75f48cb2f2"
 """SHA-256 of DataComp's ``imagenet21k_wordnet_ids.txt``; timm ships the same file under another name."""
 _LISTS = {"imagenet21k": "imagenet21k_goog_synsets.txt", "imagenet1k": "imagenet_synsets.txt"}
 _MOST_BYTES = 1 << 26
-_MEMORY = 1 << 18
-"""Words whose answer is kept, about 40 MB; then all are forgotten, and the frequent ones soon are back."""
 
 
 class TextEntities(Filter):
@@ -39,7 +39,7 @@ class TextEntities(Filter):
 
     reads = ("text",)
     writes = {"entity_tokens": pa.int32()}
-    batch_rows = 131_072
+    batch_rows = 65_536
     extra = "entities"
 
     wordnet: Runtime[str | None] = Field(
@@ -48,10 +48,10 @@ class TextEntities(Filter):
     entities: str = Field("imagenet21k", description="imagenet21k, imagenet1k, or a file of n######## lines")
     least: Threshold[PositiveInt] = Field(1, description="fewest entity words that stay")
 
-    _words: "_Words | None" = PrivateAttr(None)
+    _words: "EntityWords | None" = PrivateAttr(None)
 
     def needs(self) -> tuple[str, ...]:
-        return ("timm",) if self.entities in _LISTS else ()
+        return ("numba", "timm") if self.entities in _LISTS else ("numba",)
 
     def check(self, available: Mapping[str, pa.DataType]) -> None:
         _wordnet.find(self.wordnet)
@@ -62,47 +62,23 @@ class TextEntities(Filter):
         return (*_wordnet.find(self.wordnet).files, str(_ids_file(self.entities)))
 
     def open(self) -> None:
+        from pairsieve.filters._entity_words import EntityWords  # numba takes 0.4 s to import
+
         wordnet = _wordnet.WordNet.load(_wordnet.find(self.wordnet))
-        self._words = _Words(wordnet, read_ids(self.entities))
+        self._words = EntityWords(wordnet, read_ids(self.entities))
 
     def close(self) -> None:
         self._words = None
 
     def score(self, pairs: pa.RecordBatch) -> dict[str, pa.Array]:
         assert self._words is not None
-        # trimmed and split, Arrow's words are those of str.split(), but that an empty text has one empty word
-        words = pc.utf8_split_whitespace(pc.utf8_trim_whitespace(pairs["text"]))
-        named = pc.list_flatten(words).dictionary_encode()
-        is_entity = self._words.are_entities(named.dictionary.to_pylist())[named.indices.to_numpy()]
-        before = np.concatenate(([0], np.cumsum(is_entity, dtype=np.int32)))
-        end = np.cumsum(pc.fill_null(pc.list_value_length(words), 0).to_numpy())
-        counts = np.diff(before[end], prepend=0).astype(np.int32)
-        return {"entity_tokens": pa.array(counts, mask=pc.is_null(words).to_numpy(zero_copy_only=False))}
+        texts = pairs["text"].cast(pa.string())
+        counts = self._words.count(texts)
+        return {"entity_tokens": pa.array(counts, mask=pc.is_null(texts).to_numpy(zero_copy_only=False))}
 
     def keep(self, pairs: pa.RecordBatch) -> pa.Array:
         found = pairs["entity_tokens"]
         return first_reason(len(found), (pc.is_null(found), "null_text"), (pc.less(found, self.least), "no_entity"))
-
-
-class _Words:
-    """Whether a word names an entity, remembered for the last words."""
-
-    def __init__(self, wordnet: _wordnet.WordNet, ids: frozenset[int]) -> None:
-        self._wordnet, self._ids = wordnet, ids
-        self._known: dict[str, bool] = {}
-
-    def are_entities(self, words: Iterable[str]) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
-        """bool[n], one for each word."""
-        if len(self._known) > _MEMORY:
-            self._known.clear()
-        known, offset, ids = self._known, self._wordnet.offset, self._ids
-        found = []
-        for word in words:
-            answer = known.get(word)
-            if answer is None:
-                answer = known[word] = offset(word) in ids
-            found.append(answer)
-        return np.array(found, np.bool_)
 
 
 def read_ids(entities: str) -> frozenset[int]:

@@ -61,4 +61,4 @@ def main(rows: int, clusters: int, width: int) -> None:
 
 
 if __name__ == "__main__":
-    main(*(int(argument) for argument in sys.argv[1:] or ("2048", "100000", "768")))
+    main(*map(int, (*sys.argv[1:], *("4096", "100000", "768")[len(sys.argv) - 1 :])))
