@@ -61,6 +61,9 @@ class TextEntities(Filter):
     def files(self) -> tuple[str, ...]:
         return (*_wordnet.find(self.wordnet).files, str(_ids_file(self.entities)))
 
+    def imports(self) -> tuple[str, ...]:
+        return ("pairsieve.filters._entity_words",)
+
     def open(self) -> None:
         from pairsieve.filters._entity_words import EntityWords  # numba takes 0.4 s to import
 
