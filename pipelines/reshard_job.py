@@ -78,6 +78,8 @@ def open_out(out: str, job: Job, listing: Listing) -> Store:
     """The store of a job; raises ``UserError`` where its folder holds anything else."""
     if not out.strip():
         raise UserError("OUT is empty; name a folder for the shards")
+    if odd := sorted(set(out) & set(",*?[]")):
+        raise UserError(f"{out}: DuckDB reads {' '.join(odd)} in a path as a pattern; choose another name")
     store = Store(out)
     inside = str(store.fs.unstrip_protocol(store.base)).rstrip("/") + "/"
     if any(one.url.startswith(inside) for one in listing.inputs):

@@ -117,7 +117,7 @@ class TarSource(Source, Stretch):
         text = held["txt"].decode("utf-8", "replace") if "txt" in held else fields.get("caption")
         return {
             IMAGE: self._read(*self._image(row)[0]),
-            "text": text if isinstance(text, str) else None,
+            "text": text.encode("utf-8", "replace").decode() if isinstance(text, str) else None,
             "width": _size(fields.get("width")),
             "height": _size(fields.get("height")),
             "json": held["json"].decode("utf-8", "replace"),

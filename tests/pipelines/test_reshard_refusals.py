@@ -250,6 +250,27 @@ def test_output_among_the_inputs_is_refused(pool: Path) -> None:
         shard(pool, pool)
 
 
+@pytest.mark.parametrize("name", ["", "a*b", "x[1]"])
+def test_odd_folders_are_refused(pool: Path, tmp_path: Path, name: str) -> None:
+    """Names that DuckDB would take for a pattern, and no name at all."""
+    subset = write_subset(tmp_path / "s.npy", WANTED)
+    with pytest.raises(UserError, match=r"choose another name|OUT is empty"):
+        reshard(str(subset), str(pool), name and str(tmp_path / name))
+
+
+def test_hostile_captions_are_no_broken_shards(tmp_path: Path) -> None:
+    """A caption that UTF-8 cannot hold, and sizes that are none, are columns like others."""
+    import pyarrow.parquet as pq
+
+    pool = tmp_path / "pool"
+    pool.mkdir()
+    told = json.dumps({"uid": uid_of(1), "caption": "a\ud800", "width": 2**70, "height": True}).encode()
+    write_tar(pool / "0.tar", {"a": {"png": b"x", "json": told}})
+    shard(pool, tmp_path / "out", [1], format="parquet")
+    (row,) = pq.read_table(tmp_path / "out/00000.parquet").to_pylist()
+    assert (row["text"], row["width"], row["height"], row["image"]) == ("a?", None, None, b"x")
+
+
 def test_shards_of_another_pool(pool: Path, tmp_path: Path) -> None:
     """No sample at all is an error even where missing ones are allowed."""
     with pytest.raises(IncompleteError, match="none of its samples"):
