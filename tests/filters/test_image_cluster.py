@@ -147,7 +147,7 @@ def test_run(tmp_path: Path) -> None:
         "pool": {"pairs": {"path": str(tmp_path / "x.parquet"), "columns": ["f"], "shard_rows": 3}},
         "filters": [{"image_cluster": {"features": "f", "centroids": "centroids.pt", "targets": "part_*.pt"}}],
     }
-    result = run(recipe, tmp_path / "run", engine="local")
+    result = run(recipe, tmp_path / "run", engine="local", workers=1)
     rows = result.query("SELECT text, image_cluster, reason FROM scores ORDER BY text").to_pylist()
     assert [row["image_cluster"] for row in rows] == CLUSTERS
     assert [row["reason"] for row in rows] == REASONS

@@ -17,7 +17,9 @@ from hypothesis import strategies as st
 from pairsieve.filters import _entity_words, _wordnet
 from pairsieve.filters._entity_words import EntityWords
 from pairsieve.filters.text_entities import TextEntities, read_ids
+from pairsieve.pipelines.run import run
 from pairsieve.schemas.errors import UserError
+from tests.support import kept_texts, recipe, write_csv
 from tests.support_wordnet import DEBIAN, first_offset, need_wordnet, nltk_reader
 
 ENDINGS = ("s", "es", "ed", "ing", "er", "est", "men", "ies", "ves", "ses", "ches", "ss", "ings", "eds", "mens", "'s")
@@ -299,3 +301,13 @@ def test_changed_list(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pairsieve.filters.text_entities._ids_file", lambda _: tmp_path / "ids.txt")
     with pytest.raises(UserError, match="is not DataComp's list"):
         read_ids("imagenet21k")
+
+
+def test_run(tmp_path: Path) -> None:
+    """A run keeps DataComp's pairs, and says of the others why they went."""
+    need_wordnet()
+    texts = ["Womens shoes", "of the and", "dog, dog.", "a DOG"]
+    pool = write_csv(tmp_path / "list.csv", [{"url": f"http://e.org/{i}", "text": t} for i, t in enumerate(texts)])
+    result = run(recipe(pool, "text_entities"), tmp_path / "run", engine="local", workers=1)
+    assert kept_texts(result) == ["Womens shoes", "a DOG"]
+    assert result.tally.dropped == {("text_entities", "no_entity"): 2}
