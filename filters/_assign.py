@@ -2,7 +2,7 @@
 
 Float32 products of blocks find the few centroids that can be the greatest; where they are several,
 float64 decides.  So the answer depends on the vector and the centroids alone: not on the other
-vectors, block sizes, threads, the BLAS or the device.  About 400 vectors a CPU-second for 100,000
+vectors, block sizes, threads, the BLAS or the device.  About 450 vectors a CPU-second for 100,000
 centroids of 768; memory is the centroids twice and one block.
 """
 

@@ -2,7 +2,7 @@
 
 About 1 µs a caption of 7.4 words.  The first use on a machine compiles for some seconds, which numba
 keeps on disk.  Method: morphy as nltk 3.8.1 has it, the version that DataComp pins.  It detaches
-endings until a lemma is found, so that *womens* is *woman*; nltk 3.9 and later detach one only.
+endings until a lemma is found, so that *womens* is *woman*; nltk 3.10 detaches one only.
 """
 
 from collections.abc import Callable, Iterable, Set

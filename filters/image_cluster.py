@@ -1,7 +1,7 @@
 """Keep pairs whose image lies in a cluster that some target image lies in: DataComp's image-based filter.
 
 The assignment is nearly all of the cost: 0.15 GFLOP a pair for 100,000 centroids of 768, which is
-400 pairs a CPU-second.  A worker opens the filter by assigning the targets too: save their clusters
+450 pairs a CPU-second.  A worker opens the filter by assigning the targets too: save their clusters
 with :func:`target_clusters` once where that takes long.
 """
 
