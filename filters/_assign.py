@@ -7,14 +7,13 @@ centroids of 768; memory is the centroids twice and one block.
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pairsieve.schemas.errors import UserError
+from pairsieve.filters._products import device_of, fixed
 
 if TYPE_CHECKING:
     import torch
@@ -57,10 +56,7 @@ class Assigner:
         """``centroids`` float32[K, d], finite; raises ``UserError`` where ``cuda`` is asked for and there is none."""
         import torch
 
-        has_gpu = torch.cuda.is_available()
-        if device == "cuda" and not has_gpu:
-            raise UserError("device: cuda, but this worker has no GPU; write device: auto, or run where one is")
-        self._device = torch.device("cuda" if device != "cpu" and has_gpu else "cpu")
+        self._device = device_of(device)
         self._block = GPU_BLOCK if self._device.type == "cuda" else CPU_BLOCK
         self.centroids = centroids
         self._there = torch.from_numpy(_writable(centroids)).to(self._device)
@@ -72,7 +68,7 @@ class Assigner:
         ``vectors`` float32[n, d], finite.  -1 where a product leaves float32's range.
         """
         found = np.empty(len(vectors), np.int32)
-        with _settings():
+        with fixed():
             for start in range(0, len(vectors), self._block[0]):
                 part = vectors[start : start + self._block[0]]
                 found[start : start + len(part)] = self._assign(part)
@@ -152,19 +148,3 @@ def _products(vectors: Matrix, centroids: Matrix, pairs: Candidates) -> NDArray[
         terms = vectors[pairs.row[here]].astype(np.float64) * centroids[pairs.id[here]]
         found[here] = terms.sum(axis=1)
     return found
-
-
-@contextmanager
-def _settings() -> Iterator[None]:
-    """True float32, and one thread, since workers share a machine; the process's own settings come back."""
-    import torch
-
-    threads, precision = torch.get_num_threads(), torch.get_float32_matmul_precision()
-    torch.set_num_threads(1)
-    torch.set_float32_matmul_precision("highest")
-    try:
-        with torch.inference_mode():
-            yield
-    finally:
-        torch.set_num_threads(threads)
-        torch.set_float32_matmul_precision(precision)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pairsieve.filters._images import MAX_PIXELS
-from pairsieve.schemas.errors import UserError
+from pairsieve.filters._products import device_of
 
 if TYPE_CHECKING:
     import torch
@@ -44,10 +44,7 @@ class Clip:
         import torch
 
         name = f"local-dir:{Path(source).resolve()}" if Path(source).is_dir() else source
-        has_gpu = torch.cuda.is_available()
-        if device == "cuda" and not has_gpu:
-            raise UserError("device: cuda, but this worker has no GPU; write device: auto, or run where one is")
-        chosen = torch.device("cuda" if device != "cpu" and has_gpu else "cpu")
+        chosen = device_of(device)
         model, transform = open_clip.create_model_from_pretrained(
             name, pretrained=pretrained, device=chosen, precision=precision
         )

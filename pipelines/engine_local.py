@@ -46,7 +46,8 @@ class LocalEngine:
         ``imports`` are modules that the fork server imports once instead of every worker.
         """
         self._chosen, self._hold = workers, hold
-        self._imports = ["pairsieve.pipelines.tasks", *imports]
+        # pyarrow imports pandas in every process where it is installed; what is not there is passed over
+        self._imports = ["pairsieve.pipelines.tasks", "pandas", *imports]
         self._pool: ProcessPoolExecutor | None = None
         self._width = 0
 
