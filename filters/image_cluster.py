@@ -6,6 +6,8 @@ with :func:`target_clusters` once where that takes long.
 """
 
 from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -15,6 +17,7 @@ from numpy.typing import NDArray
 from pydantic import Field, PrivateAttr
 
 from pairsieve.filters._assign import Assigner
+from pairsieve.filters._cache import cached
 from pairsieve.filters._tensors import (
     as_matrix,
     check_column,
@@ -25,6 +28,9 @@ from pairsieve.filters._tensors import (
 )
 from pairsieve.filters.base import Filter, Resources, Runtime, UnknownColumnError, first_reason
 from pairsieve.schemas.errors import UserError
+
+CACHED_BYTES = 50_000_000
+"""Files of centroids and targets of more bytes take minutes to assign on a CPU."""
 
 
 class ImageCluster(Filter):
@@ -82,9 +88,15 @@ class ImageCluster(Filter):
         return Resources(cpus=1, gpus=0.0 if self.device == "cpu" else 1.0, gpu_optional=self.device == "auto")
 
     def open(self) -> None:
-        self._assigner = Assigner(load_embeddings(self.centroids), self.device)
-        self._is_target = np.zeros(len(self._assigner.centroids), np.bool_)
-        self._is_target[_target_ids(self._assigner, self._targets, self.key)] = True
+        assigner = Assigner(load_embeddings(self.centroids), self.device)
+        self._assigner, self._is_target = assigner, np.zeros(len(assigner.centroids), np.bool_)
+        self._is_target[self._target_ids(assigner)] = True
+
+    def _target_ids(self, assigner: Assigner) -> NDArray[np.int32]:
+        """The clusters of the targets: from the cache where there are many to assign."""
+        make = partial(_target_ids, assigner, self._targets, self.key)
+        size = sum(Path(file).stat().st_size for file in self.files())
+        return cached(f"target clusters, {self.key}", self.files(), make) if size > CACHED_BYTES else make()
 
     def close(self) -> None:
         self._assigner = self._is_target = None
