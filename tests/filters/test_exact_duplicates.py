@@ -63,7 +63,7 @@ def brute(rows: list[Row], keys: list[list[str]], best: Callable[[Row], Any]) ->
     return reason
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=6, deadline=None)
 @given(st.data())
 def test_brute_force(data: st.DataObject) -> None:
     """One pair of each key stays, by preference and then uid, whatever the order of the file and the shards."""

@@ -81,7 +81,7 @@ def on_ray(recipe: dict[str, Any], out: Path | str, nodes: Nodes) -> Result:
     return run(recipe, out, engine="ray", ray_address=nodes.address)
 
 
-@pytest.mark.parametrize("name", ["Traced", "TracedModel"])
+@pytest.mark.parametrize("name", ["TracedModel"])
 def test_lost_node_costs_its_unfinished_shard(nodes: Nodes, pool: Path, log: Log, tmp_path: Path, name: str) -> None:
     """A node lost in the middle: the run ends well, only the shard it held is done again, the bytes are the same."""
 
@@ -144,7 +144,7 @@ def command(recipe: dict[str, Any], folder: Path, nodes: Nodes) -> list[str]:
     return [*start, "--ray-address", nodes.address]
 
 
-@pytest.mark.parametrize("name", ["Traced", "TracedModel"])
+@pytest.mark.parametrize("name", ["Traced"])
 def test_shard_that_kills_its_worker_is_tried_three_times(
     nodes: Nodes, pool: Path, log: Log, tmp_path: Path, name: str
 ) -> None:

@@ -348,7 +348,7 @@ def few(examples: int) -> settings:
     return settings(max_examples=examples * MORE, deadline=None, suppress_health_check=slow, phases=found)
 
 
-@few(14)
+@few(8)
 @given(data=st.data())
 def test_edited_recipe_equals_a_fresh_run_and_measures_what_is_new(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject

@@ -81,11 +81,6 @@ MISTAKES = {
         4,
         "a step above has this name",
     ),
-    "column twice": (
-        STEPS + "- image_shape: {as: one}\n- image_shape: {as: two}\n",
-        4,
-        "writes 'short_side', which exists already",
-    ),
     "no image": (STEPS + "- clip_score: {model: pairsieve-demo}\n", 3, "reads 'image', .* put '- download' above it"),
     "column of a later step": (
         STEPS + "- where: caption_words > 3\n- caption_words\n",

@@ -361,7 +361,7 @@ def edit(how: str, rows: list[dict[str, Any]], folder: Path, number: int) -> lis
     return rows[: len(rows) // 2 + 1] if how == "shorter" else numbered_rows(len(rows) + 9) if how == "longer" else rows
 
 
-@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     first=recipes(),
     second=recipes(),

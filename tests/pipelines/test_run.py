@@ -284,7 +284,7 @@ def _wait_for(path: Path, process: "subprocess.Popen[Any]") -> None:
     raise AssertionError(f"{path} did not appear")
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     first=st.tuples(st.integers(0, 4), st.floats(0.05, 1)),
     second=st.tuples(st.integers(0, 4), st.floats(0.05, 1)),

@@ -20,8 +20,8 @@ from tests.support_datacomp import subset as records
 HALVES = st.sampled_from([0, 1, 2**32 - 1, 2**63, 2**64 - 1]) | st.integers(0, 2**64 - 1)
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
-@given(st.lists(st.lists(st.tuples(HALVES, HALVES), max_size=60), max_size=5), st.sampled_from([1, 4, 1000]))
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(st.lists(st.lists(st.tuples(HALVES, HALVES), max_size=30), max_size=4), st.sampled_from([2, 8, 1000]))
 def test_sorted_whatever_fits_in_memory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shards: list[list[tuple[int, int]]], most: int
 ) -> None:
