@@ -20,7 +20,7 @@ class Ranked(PoolFilter):
 
     min: Threshold[float | None] = Field(None, description="keep scores of at least this", allow_inf_nan=False)
     top: Threshold[float | None] = Field(
-        None, description="keep this fraction of the scope: scores >= the (floor(n*top)+1)-th largest", gt=0, le=1
+        None, description="keep this fraction of the scope: scores >= the (floor(n*top)+1)-th largest", ge=0, le=1
     )
     exclude: Threshold[bool] = Field(
         False, description="drop what 'min' and 'top' would keep, and keep what is below: two such steps are a window"

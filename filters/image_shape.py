@@ -36,6 +36,7 @@ class ImageShape(Filter):
     """
 
     batch_rows = 65_536
+    version = 2
 
     shortest: Threshold[NonNegativeInt] = Field(200, description="least pixels of the shorter side")
     aspect: Threshold[float] = Field(
@@ -63,7 +64,7 @@ class ImageShape(Filter):
         if names == ("image",):
             sizes = [_header_size(image.as_py()) for image in pairs["image"]]
             width, height = (pa.array([size[i] for size in sizes], pa.int32()) for i in (0, 1))
-            return {"width": width, "height": height, **_shape(width, height)}
+            return {"width": width, "height": height, **_shape(_pixels(width), _pixels(height))}
         return _shape(_pixels(pairs[names[0]]), _pixels(pairs[names[1]]))
 
     def keep(self, pairs: pa.RecordBatch) -> pa.Array:
@@ -77,18 +78,18 @@ class ImageShape(Filter):
 
 
 def _pixels(sides: pa.Array) -> pa.Array:
-    """A stored column as int32, which tables with nulls often hold as floats; null where it is no size."""
+    """A stored column as float64, as tables with nulls often hold it; null where it is no size."""
     sides = sides.cast(pa.float64(), safe=False)
-    is_size = pc.and_(pc.greater_equal(sides, 1), pc.less_equal(sides, _LARGEST))
-    return pc.if_else(is_size, sides, pa.scalar(None, pa.float64())).cast(pa.int32(), safe=False)
+    is_size = pc.and_(pc.greater_equal(sides, 1), pc.less(sides, float("inf")))
+    return pc.if_else(is_size, sides, pa.scalar(None, pa.float64()))
 
 
 def _shape(width: pa.Array, height: pa.Array) -> dict[str, pa.Array]:
-    """Shorter side, and the ratio in float64; both null where a side is null or below 1."""
+    """Shorter side in whole pixels, and the ratio of the sides as they are; both null where a side is null."""
     short = pc.min_element_wise(width, height, skip_nulls=False)
     long = pc.max_element_wise(width, height, skip_nulls=False)
-    short = pc.if_else(pc.greater(short, 0), short, pa.scalar(None, pa.int32()))
-    return {"short_side": short, "aspect_ratio": pc.divide(long.cast(pa.float64()), short.cast(pa.float64()))}
+    pixels = pc.min_element_wise(short, float(_LARGEST), skip_nulls=False)
+    return {"short_side": pixels.cast(pa.int32(), safe=False), "aspect_ratio": pc.divide(long, short)}
 
 
 def _header_size(image: bytes | None) -> tuple[int | None, int | None]:

@@ -22,7 +22,7 @@ from pairsieve.schemas.errors import PoolError
 WIDEST = 65_536
 """Numbers in a row at most."""
 _KINDS = {"float16": pa.float16(), "float32": pa.float32(), "float64": pa.float64()}
-_SKIP = 1 << 20
+NO_TABLE = "no table of floats, row by row (two dimensions, C order); save it so, or leave that feature out"
 
 
 @dataclass(frozen=True)
@@ -39,15 +39,15 @@ class Header:
         return pa.list_(_KINDS[self.dtype.name], self.width)
 
 
-def headers(fs: fsspec.AbstractFileSystem, path: str) -> dict[str, Header]:
-    """Shape and type of every array that can be a column; raises ``PoolError`` with the file's name."""
+def headers(fs: fsspec.AbstractFileSystem, path: str) -> dict[str, Header | None]:
+    """Shape and type of every array, None of one that can be no column; raises ``PoolError`` with the file's name."""
     with _opened(fs, path) as archive:
-        found = {}
+        found: dict[str, Header | None] = {}
         for name in archive.namelist():
             if name.endswith(".npy"):
                 with archive.open(name) as member:
                     found[name.removesuffix(".npy")] = _header(member)
-        return {name: header for name, header in found.items() if header is not None}
+        return found
 
 
 class NpzColumn(HeavyReader):
@@ -99,7 +99,7 @@ class NpzColumn(HeavyReader):
 def check_shape(header: Header | None, rows: int, where: str) -> None:
     """Raise ``PoolError`` where an array cannot be aligned with the rows of its Parquet file."""
     if header is None:
-        raise PoolError(f"{where} is no table of floats (rows, numbers); leave that feature out")
+        raise PoolError(f"{where} is {NO_TABLE}")
     if header.rows != rows:
         raise PoolError(f"{where} has {header.rows:,} rows, the Parquet file {rows:,}; fetch both again")
 
@@ -110,9 +110,10 @@ def check(fs: fsspec.AbstractFileSystem, path: str, rows: int, wanted: Mapping[s
     for name, kind in wanted.items():
         if name not in found:
             raise PoolError(f"{path}: no array {name!r}, which the first file of the pool has; fetch it again")
-        check_shape(found[name], rows, f"{path}: array {name!r}")
-        if found[name].kind != kind:
-            raise PoolError(f"{path}: array {name!r} is {found[name].kind}, the first file's {kind}; convert it")
+        header = found[name]
+        check_shape(header, rows, f"{path}: array {name!r}")
+        if header is not None and header.kind != kind:
+            raise PoolError(f"{path}: array {name!r} is {header.kind}, the first file's {kind}; convert it")
 
 
 @contextmanager

@@ -70,17 +70,19 @@ class Datacomp(Pool):
         wanted = self.spec.features
         if wanted == () or (wanted is None and not self.fs.exists(path)):
             return {}
-        found = {name: header.kind for name, header in npz.headers(self.fs, path).items()}
+        found = npz.headers(self.fs, path)
         for name in wanted or ():
             if name not in found:
                 raise PoolError(f"{path}: no array {name!r}; there are: {', '.join(found)}; set pool features")
-        return {name: kind for name, kind in found.items() if wanted is None or name in wanted}
+            if found[name] is None:
+                raise PoolError(f"{path}: array {name!r} is {npz.NO_TABLE}")
+        return {n: header.kind for n, header in found.items() if header and (wanted is None or n in wanted)}
 
     def types(self) -> dict[str, pa.DataType]:
         light = {ours: self.source_types[theirs] for ours, theirs in self.named.items() if ours != "uid"}
         if twice := light.keys() & self.feature_types.keys():
             raise PoolError(f"{self.files[0]}: column {min(twice)!r} is also an array of its npz; set pool columns")
-        return {"url": pa.string(), "text": pa.string()} | light | self.feature_types
+        return light | self.feature_types
 
     def identity(self) -> str:
         return identity_of(self.fs, self.files, self.spec.model_dump())
@@ -146,14 +148,15 @@ class Datacomp(Pool):
 
 
 def list_metadata(path: str) -> tuple[fsspec.AbstractFileSystem, list[str]]:
-    """The Parquet files of a folder, or of its folders ``part_*``; raises ``PoolError`` where there is none."""
+    """The Parquet files of a folder and of its folders ``part_*``; raises ``PoolError`` where there is none."""
     fs, root = filesystem(path)
-    if fs.isdir(root):
-        parts = [p for p in fs.ls(root, detail=False) if str(p).rstrip("/").rsplit("/", 1)[-1].startswith("part_")]
-        nested = sorted(str(p) for p in parts if fs.isdir(p))
-        if nested:
-            return fs, [file for part in nested for file in list_files(fs.unstrip_protocol(part), (".parquet",))[1]]
-    return list_files(path, (".parquet",))
+    listed = [str(p).rstrip("/") for p in fs.ls(root, detail=False)] if fs.isdir(root) else []
+    nested = sorted(p for p in listed if p.rsplit("/", 1)[-1].startswith("part_") and fs.isdir(p))
+    if not nested:
+        return list_files(path, (".parquet",))
+    has_files = any(p.lower().endswith(".parquet") and fs.isfile(p) for p in listed)
+    folders = [*([path] if has_files else []), *(str(fs.unstrip_protocol(part)) for part in nested)]
+    return fs, [file for folder in folders for file in list_files(folder, (".parquet",))[1]]
 
 
 def features_path(path: str) -> str:

@@ -42,7 +42,7 @@ def filesystem(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
     A remote one forgets what it has listed there: the files may be others by now.
     """
     try:
-        fs, path = fsspec.core.url_to_fs(url)
+        fs, path = fsspec.core.url_to_fs(os.path.expanduser(url))  # noqa: PTH111 (a URL would not survive a Path)
     except (ValueError, ImportError) as error:
         raise PoolError(f"{url}: {error}; install the filesystem's package, or use a local path") from None
     if is_local(fs):

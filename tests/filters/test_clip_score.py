@@ -239,7 +239,7 @@ def test_settings_in_fingerprint() -> None:
         ({"column": "text", "min": 0.3}, "float column, not string"),
         ({"column": "count", "top": 0.3}, "float column, not int32"),
         ({"column": "clip", "min": float("nan")}, "finite"),
-        ({"column": "clip", "top": 0}, "greater than 0"),
+        ({"column": "clip", "top": -0.1}, "greater than or equal to 0"),
         ({"column": "clip", "top": 1.1}, "less than or equal to 1"),
     ],
 )

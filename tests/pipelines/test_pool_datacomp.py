@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pairsieve.pipelines.run import run
-from pairsieve.schemas.errors import PoolError
+from pairsieve.schemas.errors import PoolError, RecipeError
 from tests.support_datacomp import SCHEMA, features, pairs, pool, recipe, subset, uid_of, write_shard
 
 SEE = {"tests.support_filters:Features": {"column": "l14_img"}}
@@ -68,6 +68,28 @@ def test_nested_parts(tmp_path: Path) -> None:
     assert run(recipe(tmp_path / "pool"), tmp_path / "run", workers=1).rows == 15
 
 
+def test_files_beside_parts_are_read_too(tmp_path: Path) -> None:
+    """None is left out in silence."""
+    pool(tmp_path / "pool" / "part_0", (10,))
+    write_shard(tmp_path / "pool", "x", pairs(5, 10), features(5))
+    assert run(recipe(tmp_path / "pool"), tmp_path / "run", workers=1).rows == 15
+
+
+def test_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """``~`` is expanded, as a shell would not within ``--set data=~/x``."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    pool(tmp_path / "pool", (10,))
+    assert run(recipe(Path("~/pool")), tmp_path / "run", workers=1).rows == 10
+
+
+def test_metadata_without_captions(tmp_path: Path) -> None:
+    """Serves recipes that read none; others are refused, not run dry."""
+    write_shard(tmp_path / "pool", "a", pairs(5), schema=SCHEMA.remove(2))
+    assert run(recipe(tmp_path / "pool"), tmp_path / "run", workers=1).kept == 5
+    with pytest.raises(RecipeError, match="reads 'text', which neither the pool nor a step above gives"):
+        run(recipe(tmp_path / "pool", "caption_words"), tmp_path / "run", workers=1)
+
+
 def test_rows_without_url_are_candidates(tmp_path: Path) -> None:
     """DataComp's baselines look at no URL."""
     rows = [{**row, "url": None} for row in pairs(5)]
@@ -107,6 +129,8 @@ def broken(folder: Path, how: str) -> None:
         np.savez(path, l14_img=np.zeros((40, 13), np.float16))
     elif how == "dtype":
         np.savez(path, l14_img=np.zeros((40, 12), np.float32))
+    elif how == "columns":
+        np.savez(path, l14_img=np.asfortranarray(features(40)["l14_img"]))
     elif how == "objects":
         np.savez(path, l14_img=np.array([[{}] * 12] * 40, object))
     else:
@@ -121,7 +145,8 @@ def broken(folder: Path, how: str) -> None:
         ("array", "1.npz: no array 'l14_img'"),
         ("width", "1.npz: array 'l14_img' is fixed_size_list"),
         ("dtype", "1.npz: array 'l14_img' is fixed_size_list"),
-        ("objects", "1.npz: "),
+        ("columns", "1.npz: array 'l14_img' is no table of floats, row by row"),
+        ("objects", "1.npz: array 'l14_img' is no table of floats"),
         ("cut", "1.npz: no readable npz archive"),
     ],
 )
