@@ -85,6 +85,7 @@ class AnyFilter(Settings, ABC):
         extra: the optional dependency group that ``needs`` belong to.
         shorthand: the setting that a bare value in the recipe stands for (``- where: "..."``).
         loads_model: ``open`` is expensive, so workers are kept for the whole pass.
+        opens_fast: it takes about a second and little memory all the same: a small pool is scored in the driver.
         version: part of the fingerprint; raise it when the same settings measure another value.
     """
 
@@ -96,6 +97,7 @@ class AnyFilter(Settings, ABC):
     extra: ClassVar[str | None] = None
     shorthand: ClassVar[str | None] = None
     loads_model: ClassVar[bool] = False
+    opens_fast: ClassVar[bool] = False
     version: ClassVar[int] = 1
 
     def inputs(self, available: Mapping[str, pa.DataType]) -> tuple[str, ...]:

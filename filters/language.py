@@ -37,6 +37,7 @@ class Language(Filter):
     batch_rows = 65_536
     extra = "language"
     loads_model = True
+    opens_fast = True
 
     library: Literal["fasttext", "cld3"] = Field("fasttext", description="whose judgement")
     model: str | None = Field(

@@ -31,10 +31,11 @@ def needs_of(steps: Sequence[Step]) -> Needs:
 
 
 def is_light(step: Step) -> bool:
-    """Whether a step of ours measures small columns alone: no model, no image, nobody else's code."""
+    """Whether a step of ours measures small columns alone: no large model, no image, nobody else's code."""
     made = step.filter
     is_ours = type(made).__module__.startswith("pairsieve.")
-    return is_ours and not made.loads_model and step.is_light and columns.IMAGE not in step.reads
+    is_small = made.opens_fast or not made.loads_model
+    return is_ours and is_small and step.is_light and columns.IMAGE not in step.reads
 
 
 def local_capacity() -> Capacity:

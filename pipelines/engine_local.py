@@ -28,7 +28,7 @@ from pairsieve.pipelines.engine import ATTEMPTS, Capacity, Failure, Failures, Ne
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-START = 2.0
+START = 2.5
 """Seconds of work that are worth starting workers, who take about one CPU-second together."""
 _CURRENT: dict[str, Callable[[Any], Any]] = {}
 """In a worker process: the task at hand by its file, read once rather than once an item."""
@@ -95,11 +95,14 @@ class LocalEngine:
     def _begin_here(
         self, task: Callable[[Any], Any], items: Sequence[Any], label: str, width: int
     ) -> Generator[tuple[int, Any]]:
-        """In this process while what is left takes less than starting workers; the rest in workers."""
-        began = time.perf_counter()
+        """In this process while what is left takes less than starting workers; the rest in workers.
+
+        The first item also loads what filters need, so it alone says less.
+        """
         for i, item in enumerate(items):
+            began = time.perf_counter()
             yield i, guarded(task, item, label_of(label, item))
-            if (time.perf_counter() - began) / (i + 1) * (len(items) - i - 1) > START:
+            if (time.perf_counter() - began) * (len(items) - i - 1) > (START if i else 4 * START):
                 yield from self._there(task, range(i + 1, len(items)), items, label, width)
                 return
 

@@ -37,7 +37,7 @@ RECIPES = (
 RUN = """
 import sys
 from pairsieve import run
-result = run(sys.argv[1], sys.argv[2], overrides=sys.argv[4:], engine="local", workers=int(sys.argv[3]))
+result = run(sys.argv[1], sys.argv[2], overrides=sys.argv[4:], engine="local", workers=int(sys.argv[3]) or None)
 peak = next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM"))
 print(result.kept, peak)
 """
@@ -50,7 +50,7 @@ def main(rows: int) -> None:
         captions = make_captions()
         make_pool(folder / "few" / "datacomp_small" / "metadata", rows // 50, captions, FILE_ROWS // 50)
         make_pool(folder / "all" / "datacomp_small" / "metadata", rows, captions, FILE_ROWS)
-        print(f"{rows:,} pairs in files of {FILE_ROWS:,}; two workers")
+        print(f"{rows:,} pairs in files of {FILE_ROWS:,}")
         print(
             f"{'recipe':<24}{'kept':>10}{'CPU-s':>8}{'pairs/CPU-s':>13}{'more':>12}{'by hand':>11}{'ratio':>7}{'MB':>7}"
         )
@@ -89,7 +89,7 @@ def pairsieve(recipe: str, data: Path) -> tuple[int, float, int]:
     """Pairs kept, CPU-seconds and bytes at most of a run in processes of its own."""
     with tempfile.TemporaryDirectory(dir=data) as out:
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        command = [sys.executable, "-c", RUN, recipe, f"{out}/run", "2", f"data={data}"]
+        command = [sys.executable, "-c", RUN, recipe, f"{out}/run", "0", f"data={data}"]
         said = subprocess.run([sys.executable, "-c", WATCH, *command], check=True, stdout=subprocess.PIPE, text=True)
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
     kept, driver, worker = map(int, said.stdout.split())
