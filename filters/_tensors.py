@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from pairsieve.filters import _torch_file
+from pairsieve.filters._torch_pickle import Unreadable
 from pairsieve.schemas.errors import UserError
 
 Matrix = NDArray[np.float32]
@@ -100,13 +101,17 @@ def _read(file: str, key: str | None) -> NDArray[Any]:
             raise ValueError("is no .npz file")
         with Path(file).open("rb") as source, np.load(source, allow_pickle=False) as members:
             return np.asarray(members[_name(members.files, key)])
-    found = _torch_file.load(file)
-    if isinstance(found, dict):
-        named = {str(name): value for name, value in found.items()}
-        found = named[_name(list(named), key)]
+    found = _torch_file.load(file, lambda content: _chosen(content, key))
     if not isinstance(found, np.ndarray):
         raise ValueError(f"holds {type(found).__name__}, no array")
     return found
+
+
+def _chosen(content: Any, key: str | None) -> Any:
+    """The value of a dict that is asked for, or the content itself."""
+    if not isinstance(content, dict):
+        return content
+    return content[_name([name for name in content if isinstance(name, str)], key)]
 
 
 def _check_size(file: str) -> None:
@@ -122,7 +127,7 @@ def _name(names: list[str], key: str | None) -> str:
     """The array of a name, or the only one, or the usual one."""
     wanted = key or (names[0] if len(names) == 1 else USUAL_KEY)
     if wanted not in names:
-        raise ValueError(f"has no array {wanted!r}, but {', '.join(names[:20]) or 'none'}")
+        raise Unreadable(f"has no array {wanted!r}, but {', '.join(names[:20]) or 'none'}")
     return wanted
 
 

@@ -1,107 +1,110 @@
-"""Arrays and tensors out of ``torch.save`` files, without running anything that the file says.
+"""Arrays and tensors out of ``torch.save`` files of both formats, without torch and without running anything.
 
-``torch.load(weights_only=True)`` knows tensors but no numpy arrays, as DataComp's centroids are.
-The names that numpy's pickles call are answered by the few lines below, which rebuild an array of
-numbers from its bytes and nothing else; no code of numpy's own unpickling runs.
+Only the array that is asked for is read: 0.5 s for 100,000 × 768 float32.
 """
 
-import re
+import mmap
+import pickle
+import zipfile
 from collections.abc import Callable
+from io import BytesIO
 from math import prod
-from typing import Any
+from pathlib import Path
+from typing import IO, Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-_KINDS = {"f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8"}
-_BYTE_ORDERS = {"<", ">", "|", "="}
+from pairsieve.filters import _torch_pickle
+from pairsieve.filters._torch_pickle import Array, Storage, Tensor, Unreadable
+
+_MAGIC = 0x1950A86A20F9469CFC6C
+"""What the format before the zip files begins with."""
+_PART = 1 << 24
+
+Choose = Callable[[Any], Any]
+_DAMAGE = (ValueError, TypeError, KeyError, IndexError, AttributeError, EOFError, OverflowError, RecursionError)
 
 
-class _Dtype:
-    """Stands for ``numpy.dtype``: a kind of number and its byte order."""
+def load(path: str, choose: Choose) -> Any:
+    """What ``choose`` takes of the file's content, arrays and tensors as numpy arrays (bfloat16 as float32).
 
-    def __init__(self, kind: str, align: bool = False, copy: bool = True) -> None:
-        if kind not in _KINDS:
-            raise ValueError(f"an array of {str(kind)[:20]!r}, not of numbers")
-        self.kind, self.order = kind, "<"
-
-    def __setstate__(self, state: tuple[Any, ...]) -> None:
-        if state[1] not in _BYTE_ORDERS:
-            raise ValueError("an unknown byte order")
-        self.order = state[1]
-
-
-class _Array:
-    """Stands for ``numpy.ndarray``: its bytes, once they have come."""
-
-    values: NDArray[Any] | None = None
-
-    def __setstate__(self, state: tuple[Any, ...]) -> None:
-        _, shape, dtype, is_fortran, raw = state
-        if not isinstance(dtype, _Dtype) or not isinstance(raw, bytes):
-            raise ValueError("an array of objects, not of numbers")
-        found = np.frombuffer(raw, np.dtype(dtype.order + dtype.kind))
-        if prod(shape) != len(found):
-            raise ValueError("an array that is cut off")
-        self.values = found.reshape(shape, order="F" if is_fortran else "C")
-
-
-def _reconstruct(kind: type, shape: tuple[int, ...], code: bytes) -> _Array:
-    """The empty array that its state then fills."""
-    if kind is not _Array:
-        raise ValueError("an array of an unknown class")
-    return _Array()
-
-
-def _encode(text: str, encoding: str) -> bytes:
-    """How pickles of protocol 2 write bytes."""
-    if encoding != "latin1":
-        raise ValueError("bytes of an unknown encoding")
-    return text.encode("latin1")
-
-
-_NAMES: list[tuple[Callable[..., Any], str]] = [
-    (_Dtype, "numpy.dtype"),
-    (_Array, "numpy.ndarray"),
-    (_reconstruct, "numpy.core.multiarray._reconstruct"),  # numpy 1
-    (_reconstruct, "numpy._core.multiarray._reconstruct"),
-    (_encode, "_codecs.encode"),
-]
-
-
-def load(path: str) -> Any:
-    """What a ``torch.save`` file holds: numpy arrays, or a dict or list that has some; tensors become arrays.
-
-    Raises ``ValueError`` for a file that is damaged, or asks for anything but arrays and tensors.
+    ``choose`` is given the content as it was saved, with marks for arrays and tensors.  Raises
+    ``ValueError`` for a file that is damaged, or asks for anything but arrays and tensors.
     """
-    import torch
-
     try:
-        with torch.serialization.safe_globals([*_NAMES]):
-            found = torch.load(path, map_location="cpu", weights_only=True)
-        return _plain(found)
-    except OSError:
+        return _from_zip(path, choose) if zipfile.is_zipfile(path) else _from_stream(path, choose)
+    except (Unreadable, OSError, MemoryError):
         raise
-    except Exception as error:  # torch raises whatever a hostile file leads it to
-        raise ValueError(_why(str(error))) from None
+    except (pickle.UnpicklingError, zipfile.BadZipFile, NotImplementedError, *_DAMAGE) as error:
+        text = " ".join(str(error).split())[:200] or type(error).__name__
+        raise ValueError(f"is no readable torch file: {text}") from None
 
 
-def _plain(value: Any) -> Any:
-    """Tensors and arrays as numpy arrays."""
-    import torch
+def _from_zip(path: str, choose: Choose) -> Any:
+    with zipfile.ZipFile(path) as members:
+        names = {name.partition("/")[2]: name for name in members.namelist()}
+        if "data.pkl" not in names:
+            raise Unreadable("is a zip file without data.pkl, so not of torch.save")
+        chosen = choose(_torch_pickle.read(BytesIO(members.read(names["data.pkl"]))))
+        order = ">" if "byteorder" in names and members.read(names["byteorder"]) == b"big" else "<"
 
-    if isinstance(value, _Array):
-        return value.values
-    if isinstance(value, torch.Tensor):
-        value = value.detach().to_dense()
-        return (value.float() if value.dtype == torch.bfloat16 else value).numpy()
-    if isinstance(value, dict):
-        return {key: _plain(entry) for key, entry in value.items()}
-    return [_plain(entry) for entry in value] if isinstance(value, list | tuple) else value
+        def raw(storage: Storage) -> NDArray[np.uint8]:
+            with members.open(names[f"data/{storage.key}"]) as source:
+                return _bytes(source, storage.bytes)
+
+        return _values(chosen, raw, order)
 
 
-def _why(text: str) -> str:
-    if asked := re.search(r"GLOBAL (\S+)", text):
-        return f"asks for {asked[1]}, and nothing but arrays and tensors is read"
-    lines = [line.strip() for line in text.split("\n") if line.strip()]
-    return f"is no readable torch file: {lines[-1][:200] if lines else 'it is cut off'}"
+def _from_stream(path: str, choose: Choose) -> Any:
+    """The format before the zip files: five pickles, then the storages."""
+    with Path(path).open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+        source = cast(IO[bytes], mapped)
+        if _torch_pickle.read(source) != _MAGIC:
+            raise Unreadable("is no torch file: it begins with another pickle")
+        _torch_pickle.read(source)  # the format's version has never changed
+        if not _torch_pickle.read(source)["little_endian"]:
+            raise Unreadable("comes from a big-endian machine")
+        storages: dict[str, Storage] = {}
+        chosen = choose(_torch_pickle.read(source, storages))
+        starts, at = {}, 0
+        for key in _torch_pickle.read(source):
+            starts[key] = at = at + 8  # before each storage is its count
+            at += storages[key].bytes
+        first = source.tell()
+
+        def raw(storage: Storage) -> NDArray[np.uint8]:
+            source.seek(first + starts[storage.key])
+            return _bytes(source, storage.bytes)
+
+        return _values(chosen, raw, "<")
+
+
+def _values(content: Any, raw: Callable[[Storage], NDArray[np.uint8]], order: str) -> Any:
+    """The array that a mark stands for; anything else as it is."""
+    if isinstance(content, Array):
+        if content.values is None:
+            raise Unreadable("holds an array without values")
+        return content.values
+    if not isinstance(content, Tensor):
+        return content
+    if prod(content.shape) > content.storage.count:
+        raise Unreadable("holds a tensor of more values than are in the file")
+    kind = np.dtype(order + content.storage.kind.replace("bf16", "u2"))
+    strides = [each * kind.itemsize for each in content.strides]
+    values = raw(content.storage)
+    found: NDArray[Any] = np.ndarray(content.shape, kind, values, content.offset * kind.itemsize, strides)
+    if content.storage.kind == "bf16":  # the upper half of a float32
+        return (found.astype(np.uint32) << 16).view(np.float32)
+    return found
+
+
+def _bytes(source: IO[bytes], size: int) -> NDArray[np.uint8]:
+    """So many bytes in memory of their own, which may be written to."""
+    found = np.empty(size, np.uint8)
+    for start in range(0, size, _PART):
+        part = source.read(min(_PART, size - start))
+        if len(part) < min(_PART, size - start):
+            raise Unreadable("is cut off")
+        found[start : start + len(part)] = np.frombuffer(part, np.uint8)
+    return found

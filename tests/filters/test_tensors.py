@@ -62,6 +62,38 @@ def test_round_trip(tmp_path: Path, write: Callable[[Path, Any], str], kind: str
     assert np.array_equal(found, written.astype(np.float32))
 
 
+def _as_is(values: Any) -> Any:
+    return values
+
+
+def _dict(values: Any) -> Any:
+    return {"image_features": values, "other": np.zeros(3)}
+
+
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+@pytest.mark.parametrize("is_zip", [True, False])
+@pytest.mark.parametrize("wrap", [_as_is, _dict])
+def test_pickle_protocols(tmp_path: Path, protocol: int, is_zip: bool, wrap: Callable[[Any], Any]) -> None:
+    """Every protocol of torch.save is read, in both formats, whatever the float type and the order in memory."""
+    path = tmp_path / "x.pt"
+    for kind in ("f2", "f4", "f8"):
+        array = ROWS.astype(kind)
+        tensor = torch.from_numpy(array)
+        for value in (array, np.asfortranarray(array), array.astype(f">{kind}"), tensor, tensor.t().contiguous().t()):
+            torch.save(wrap(value), path, pickle_protocol=protocol, _use_new_zipfile_serialization=is_zip)
+            assert np.array_equal(load_embeddings(str(path)), array.astype(np.float32))
+
+
+@pytest.mark.parametrize("is_zip", [True, False])
+def test_views_and_shared_storages(tmp_path: Path, is_zip: bool) -> None:
+    """A tensor that is a part of another has its own rows, and one that needs gradients is read."""
+    whole = torch.from_numpy(ROWS)
+    content = {"whole": whole, "image_features": whole[1:4, 1:3], "learned": torch.nn.Parameter(whole.clone())}
+    torch.save(content, tmp_path / "x.pt", _use_new_zipfile_serialization=is_zip)
+    assert np.array_equal(load_embeddings(str(tmp_path / "x.pt")), ROWS[1:4, 1:3])
+    assert np.array_equal(load_embeddings(str(tmp_path / "x.pt"), "learned"), ROWS)
+
+
 def test_fortran_order(tmp_path: Path) -> None:
     """An array that was saved column by column is the same array."""
     assert np.array_equal(load_embeddings(as_array(tmp_path, np.asfortranarray(ROWS))), ROWS)
@@ -118,6 +150,59 @@ def test_malicious(tmp_path: Path, is_zip: bool, wrap: Callable[[Any], Any]) -> 
     assert not (tmp_path / "ran").exists()
 
 
+def stored(path: Path, content: bytes) -> str:
+    """A zip file as torch.save writes, with this pickle."""
+    with zipfile.ZipFile(path / "x.pt", "w") as file:
+        file.writestr("x/data.pkl", content)
+        file.writestr("x/data/0", bytes(16))
+    return str(path / "x.pt")
+
+
+@pytest.mark.parametrize("protocol", range(6))
+@pytest.mark.parametrize("wrap", [_as_is, _dict, lambda p: [{1: p}]])
+def test_malicious_protocols(tmp_path: Path, protocol: int, wrap: Callable[[Any], Any]) -> None:
+    """A command in a pickle of any protocol is refused and does not run."""
+    content = pickle.dumps(wrap(Payload(f"touch {tmp_path}/ran")), protocol)
+    with pytest.raises(UserError, match=r"asks for posix\.system, and nothing but arrays"):
+        load_embeddings(stored(tmp_path, content))
+    assert not (tmp_path / "ran").exists()
+
+
+STORAGE = b"((X\x07\x00\x00\x00storagectorch\nFloatStorage\nX\x01\x00\x00\x000X\x03\x00\x00\x00cpuK\x04tQ"
+TENSOR = b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\n" + STORAGE
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"\x80\x02]r\xff\xff\xff\x7f.", "numbers more objects than it holds"),  # room for 2**31 objects
+        (b"\x80\x02B\xff\xff\xff\x7f.", "is no readable torch file"),
+        (b"\x80\x05\x96\xff\xff\xff\xff\xff\xff\xff\x00.", "is no readable torch file"),
+        (b"\x80\x02\x82\x01.", "asks for a class by number"),
+        (b"\x80\x02cnumpy\ndtype\n}X\x01\x00\x00\x00aK\x01sb.", "would change numpy.dtype"),
+        (b"\x80\x02cnumpy\nndarray\n)R.", "is no file of arrays and tensors"),
+        (b"\x80\x02cnumpy\nndarray\n)\x81.", "is no readable torch file"),
+        (b"(ios\nsystem\n.", "asks for os.system"),
+        (TENSOR + b"K\x00(K\x02K\x02t(K\x02K\x01t\x89}tR.", None),
+        (TENSOR + b"K\x01(K\x02K\x02t(K\x02K\x01t\x89}tR.", "no readable torch file"),  # begins a number too late
+        (TENSOR + b"K\x00(K\x02K\x02t(K\x7fK\x01t\x89}tR.", "no readable torch file"),
+        (TENSOR + b"K\x00(K\x7fK\x7ft(K\x00K\x00t\x89}tR.", "more values than are in the file"),
+        (TENSOR + b"K\x00(J\xff\xff\xff\xffK\x02t(K\x02K\x01t\x89}tR.", "no possible shape"),
+        (TENSOR.replace(b"K\x04tQ", b"J\xff\xff\xff\x7ftQ") + b"K\x00(K\x02K\x02t(K\x02K\x01t\x89}tR.", "is cut off"),
+        (TENSOR.replace(b"X\x01\x00\x00\x000", b"X\x01\x00\x00\x009") + b"K\x00))\x89}tR.", "no readable torch file"),
+    ],
+)
+def test_hostile_pickles(tmp_path: Path, content: bytes, says: str | None) -> None:
+    """Pickles that claim what is not there, or touch what they may not, are one line with the cause."""
+    path = stored(tmp_path, content)
+    if says is None:
+        assert load_embeddings(path).tolist() == [[0, 0], [0, 0]]
+        return
+    with pytest.raises(UserError, match=says) as error:
+        load_embeddings(path)
+    assert "\n" not in str(error.value)
+
+
 def test_plain_pickle(tmp_path: Path) -> None:
     """A pickle that bears the name of an array or a torch file is refused and not run."""
     for name in ("x.npy", "x.npz", "x.pt"):
@@ -146,11 +231,13 @@ def test_truncated(tmp_path: Path, write: Callable[[Path, Any], str], share: flo
     assert "\n" not in str(error.value)
 
 
-@given(st.data())
-def test_damaged_torch_file(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
+@pytest.mark.parametrize("protocol", [2, 4, 5])
+@given(data=st.data())
+def test_damaged_torch_file(tmp_path_factory: pytest.TempPathFactory, protocol: int, data: st.DataObject) -> None:
     """Whatever bytes of an array's pickle change, the answer is an array or one line."""
     folder = tmp_path_factory.mktemp("x")
-    path = Path(as_old(folder, ROWS))
+    path = folder / "x.pt"
+    torch.save(ROWS, path, pickle_protocol=protocol, _use_new_zipfile_serialization=False)
     content = bytearray(path.read_bytes())
     for at in data.draw(st.lists(st.integers(0, len(content) - 1), min_size=1, max_size=4)):
         content[at] = data.draw(st.integers(0, 255))
