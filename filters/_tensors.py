@@ -6,15 +6,16 @@ where its type is not float32.  Nothing is ever unpickled.
 
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from glob import glob, has_magic
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
+from pydantic import AfterValidator
 
 from pairsieve.filters import _torch_file
 from pairsieve.filters._torch_pickle import Unreadable
@@ -25,8 +26,20 @@ Matrix = NDArray[np.float32]
 ENDINGS = (".npy", ".npz", ".pt", ".pth")
 MOST_BYTES = 1 << 35
 """A zip that unpacks to more is refused: 32 GiB, eight times the ImageNet-1k train images of ViT-L/14."""
+LOOK_BYTES = 400_000_000
+"""Bytes of files that are read before a run: DataComp's 100,000 centroids of 768 are 307 MB, and take a second."""
 USUAL_KEY = "image_features"
 """Where DataComp's files hold their embeddings."""
+
+
+def _some(names: str | tuple[str, ...]) -> str | tuple[str, ...]:
+    if not names:
+        raise ValueError(f"names no file; give a file or a glob of {', '.join(ENDINGS)}")
+    return names
+
+
+FileNames = Annotated[str | tuple[str, ...], AfterValidator(_some)]
+"""One or more files or globs."""
 
 
 def embedding_files(path: str) -> tuple[str, ...]:
@@ -92,6 +105,19 @@ def as_matrix(values: NDArray[Any], where: str) -> Matrix:
     return found
 
 
+def peek(files: Iterable[str], key: str | None = None) -> Iterator[tuple[str, NDArray[Any], bool]]:
+    """What is looked at before a run: each file, its array, and whether all of that may be read.
+
+    Files are read up to ``LOOK_BYTES`` altogether; those after them are left out, but for ``.npy``, whose
+    shape costs nothing.  Raises ``UserError`` as ``load_embeddings``.
+    """
+    left = LOOK_BYTES
+    for file in files:
+        left -= Path(file).stat().st_size
+        if left >= 0 or file.lower().endswith(".npy"):
+            yield file, load_array(file, key), left >= 0
+
+
 def _read(file: str, key: str | None) -> NDArray[Any]:
     if file.lower().endswith(".npy"):
         return np.lib.format.open_memmap(file, mode="c")  # private pages: what is changed stays here
@@ -137,6 +163,20 @@ def check_column(kind: pa.DataType, name: str) -> int | None:
     if not is_list or not pa.types.is_floating(kind.value_type):
         raise ValueError(f"column {name!r} is {kind}, not embeddings (a list of floats)")
     return kind.list_size if pa.types.is_fixed_size_list(kind) else None
+
+
+def check_rows(column: pa.Array, width: int, name: str, files: str) -> None:
+    """Raise ``UserError`` where the rows have embeddings of another model than the files.
+
+    That is so where no row fits and two or more are of one other width; a single one is a broken pair.
+    """
+    widths = pc.list_value_length(column).drop_null()
+    counts = {each["values"]: each["counts"] for each in widths.value_counts().to_pylist()}
+    other = max((each for each in counts if each), key=lambda each: counts[each], default=width)
+    if width in counts or other == width:
+        return
+    if counts[other] > 1 or pa.types.is_fixed_size_list(column.type):
+        raise UserError(f"column {name!r} has embeddings of width {other}, and {files} {width}; give one model's")
 
 
 def matrix_of(column: pa.Array, width: int) -> tuple[Matrix, NDArray[np.bool_]]:

@@ -1,6 +1,6 @@
 """Arrays and tensors out of ``torch.save`` files of both formats, without torch and without running anything.
 
-Only the array that is asked for is read: 0.5 s for 100,000 × 768 float32.
+Only the array that is asked for is read: 1 s for 100,000 × 768 float32 (5 s for a numpy array of protocol 2).
 """
 
 import mmap

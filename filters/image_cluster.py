@@ -8,7 +8,7 @@ with :func:`target_clusters` once where that takes long.
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -19,12 +19,15 @@ from pydantic import Field, PrivateAttr
 from pairsieve.filters._assign import Assigner
 from pairsieve.filters._cache import cached
 from pairsieve.filters._tensors import (
+    FileNames,
     as_matrix,
     check_column,
+    check_rows,
     embedding_files,
     load_array,
     load_embeddings,
     matrix_of,
+    peek,
 )
 from pairsieve.filters.base import Filter, Resources, Runtime, UnknownColumnError, first_reason
 from pairsieve.schemas.errors import UserError
@@ -49,7 +52,7 @@ class ImageCluster(Filter):
 
     features: str = Field("l14_img", description="column of embeddings: lists of floats")
     centroids: str = Field(description="matrix of centroids: .npy, .npz, or torch.save (.pt)")
-    targets: str | tuple[str, ...] = Field(
+    targets: FileNames = Field(
         description="files or globs of target embeddings, or of cluster ids (one dimension of integers)"
     )
     key: str | None = Field(
@@ -70,12 +73,21 @@ class ImageCluster(Filter):
         if self.features not in available:
             raise UnknownColumnError(self.features, available)
         width = check_column(available[self.features], self.features)
-        files = self.files()
-        if width is not None and files[0].lower().endswith(".npy"):  # others tell their shape when they are read
-            found = load_array(files[0])
-            if found.ndim != 2 or found.shape[1] != width:
-                shape = " × ".join(map(str, found.shape))
-                raise ValueError(f"centroids: {files[0]} holds {shape}, and column {self.features!r} has width {width}")
+        centroids = _looked_at(self.centroids)
+        for file, shape in centroids:
+            if width not in (None, shape[1]):
+                text = f"{shape[0]} × {shape[1]}, and column {self.features!r} has width {width}"
+                raise ValueError(f"centroids: {file} holds {text}")
+        self._check_targets(centroids)
+
+    def _check_targets(self, centroids: list[tuple[str, tuple[int, int]]]) -> None:
+        """Refuse targets that do not belong to the centroids, as far as a look at both tells."""
+        targets = [file for each in self._targets for file in embedding_files(each)]
+        if len(centroids) < len(embedding_files(self.centroids)):
+            return  # too large to be read twice
+        clusters, width = sum(shape[0] for _, shape in centroids), centroids[0][1][1]
+        for file, values, is_whole in peek(targets, self.key):
+            _fit(values if is_whole else values[:1], file, clusters, width)
 
     def files(self) -> tuple[str, ...]:
         return (*embedding_files(self.centroids), *(file for each in self._targets for file in embedding_files(each)))
@@ -103,7 +115,9 @@ class ImageCluster(Filter):
 
     def score(self, pairs: pa.RecordBatch) -> dict[str, pa.Array]:
         assert self._assigner is not None and self._is_target is not None
-        vectors, is_good = matrix_of(pairs[self.features], self._assigner.centroids.shape[1])
+        width = self._assigner.centroids.shape[1]
+        check_rows(pairs[self.features], width, self.features, "the centroids have")
+        vectors, is_good = matrix_of(pairs[self.features], width)
         cluster = np.full(len(vectors), -1, np.int32)
         cluster[is_good] = self._assigner.assign(vectors[is_good])
         is_missing = cluster < 0
@@ -139,13 +153,27 @@ def _target_ids(assigner: Assigner, targets: tuple[str, ...], key: str | None) -
 
 def _ids_of(assigner: Assigner, file: str, key: str | None) -> NDArray[np.int64]:
     """The clusters that one file names, or whose embeddings it holds."""
-    values = load_array(file, key)
     clusters, width = assigner.centroids.shape
+    found = _fit(load_array(file, key), file, clusters, width)
+    return (assigner.assign(found) if found.ndim == 2 else found).astype(np.int64)
+
+
+def _fit(values: NDArray[Any], file: str, clusters: int, width: int) -> NDArray[Any]:
+    """Cluster ids or a matrix; raises ``UserError`` for those of other centroids."""
     if values.ndim == 1 and values.dtype.kind in "iu":
         if len(values) and not 0 <= int(values.min()) <= int(values.max()) < clusters:
             raise UserError(f"targets: {file}: a cluster id is outside 0 to {clusters - 1}; it belongs to others")
-        return values.astype(np.int64)
+        return values
     matrix = as_matrix(values, f"targets: {file}")
     if matrix.shape[1] != width:
         raise UserError(f"targets: {file}: embeddings of width {matrix.shape[1]}, and the centroids have {width}")
-    return assigner.assign(matrix).astype(np.int64)
+    return matrix
+
+
+def _looked_at(centroids: str) -> list[tuple[str, tuple[int, int]]]:
+    """Files of centroids with their shapes; raises ``UserError`` where they are no finite matrices."""
+    found = []
+    for file, values, is_whole in peek(embedding_files(centroids)):
+        _, width = as_matrix(values if is_whole else values[:1], f"centroids: {file}").shape
+        found.append((file, (len(values), width)))
+    return found

@@ -16,7 +16,17 @@ from pydantic import Field, PrivateAttr
 
 from pairsieve.filters._products import Matrix, blocks, device_of, fixed
 from pairsieve.filters._ranked import Ranked
-from pairsieve.filters._tensors import check_column, each_file, embedding_files, load_embeddings, matrix_of
+from pairsieve.filters._tensors import (
+    FileNames,
+    as_matrix,
+    check_column,
+    check_rows,
+    each_file,
+    embedding_files,
+    load_embeddings,
+    matrix_of,
+    peek,
+)
 from pairsieve.filters.base import Resources, Runtime, UnknownColumnError
 from pairsieve.schemas.errors import UserError
 
@@ -45,7 +55,7 @@ class NormSim(Ranked):
     loads_model = True
 
     image: str = Field("l14_img", description="column of image embeddings: lists of floats")
-    targets: str | tuple[str, ...] = Field(description="files or globs of target embeddings: .npy, .npz, .pt")
+    targets: FileNames = Field(description="files or globs of target embeddings: .npy, .npz, .pt")
     key: str | None = Field(None, description="array of a file with several; default: its only one, or image_features")
     p: Literal["inf", 2] = Field("inf", description="the norm: inf or 2")
     device: Runtime[Literal["auto", "cpu", "cuda"]] = Field("auto", description="auto: the GPU where there is one")
@@ -61,8 +71,12 @@ class NormSim(Ranked):
     def check(self, available: Mapping[str, pa.DataType]) -> None:
         if self.image not in available:
             raise UnknownColumnError(self.image, available)
-        check_column(available[self.image], self.image)
-        self.files()
+        width = check_column(available[self.image], self.image)
+        for file, values, is_whole in peek(self.files(), self.key):
+            found = as_matrix(values if is_whole else values[:1], f"targets: {file}").shape[1]
+            if width not in (None, found):
+                text = f"embeddings of width {found}, and column {self.image!r} has width {width}"
+                raise ValueError(f"targets: {file} holds {text}; give one model's")
 
     def files(self) -> tuple[str, ...]:
         return tuple(file for each in self._named for file in embedding_files(each))
@@ -96,6 +110,7 @@ class NormSim(Ranked):
 
     def score(self, pairs: pa.RecordBatch) -> dict[str, pa.Array]:
         assert self._targets is not None
+        check_rows(pairs[self.image], self._targets.shape[1], self.image, "the targets have")
         vectors, is_good = matrix_of(pairs[self.image], self._targets.shape[1])
         scores = np.empty(len(vectors), np.float32)
         measure = _length if self.p == 2 else _greatest

@@ -8,11 +8,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from pydantic import ValidationError
 
+from pairsieve.filters import _tensors
 from pairsieve.filters.base import UnknownColumnError
 from pairsieve.filters.image_cluster import ImageCluster, target_clusters
 from pairsieve.pipelines.run import run
-from pairsieve.schemas.errors import UserError
+from pairsieve.schemas.errors import PairsieveError, UserError
 from tests.support_pools import photo
 
 CENTROIDS = np.array([[1, 0, 0], [0, 1, 0], [0, 0, 1], [0.5, 0.5, 0.5]], np.float32)
@@ -98,6 +100,84 @@ def test_columns() -> None:
         made.check({"f": pa.float32()})
     with pytest.raises(ValueError, match="holds 4 × 3, and column 'f' has width 5"):
         made.check({"f": pa.list_(pa.float32(), 5)})
+
+
+def write(name: str, values: Any) -> None:
+    """A file of the kind that its name says."""
+    if name.endswith(".pt"):
+        torch.save(values, name, pickle_protocol=4)  # as DataComp's script does
+    else:
+        (np.save if name.endswith(".npy") else np.savez)(name, values)
+
+
+@pytest.mark.parametrize("name", ["bad.npy", "bad.npz", "bad.pt"])
+def test_check_reads_centroids(name: str) -> None:
+    """Centroids that cannot be used are refused before anything runs, whatever the format."""
+    made = ImageCluster(features="f", centroids=name, targets="targets.npy")
+    for values, says in (
+        (np.ones((4, 8), np.float32), "holds 4 × 8, and column 'f' has width 3"),
+        (np.array([[1, np.nan, 0]], np.float32), "row 0 is not finite"),
+        (np.ones((0, 3), np.float32), "holds 0 × 3|empty"),
+        (np.ones(3, np.float32), "not a float matrix"),
+    ):
+        write(name, values)
+        with pytest.raises((ValueError, UserError), match=says):
+            made.check({"f": KIND})
+
+
+@pytest.mark.parametrize("name", ["bad.npy", "bad.npz", "bad.pt"])
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [
+        (np.array([0, 4]), "outside 0 to 3"),
+        (np.ones((2, 5), np.float32), "width 5, and the centroids have 3"),
+        (np.array([[np.nan] * 3]), "not finite"),
+    ],
+)
+def test_check_reads_targets(name: str, values: Any, says: str) -> None:
+    """Targets that do not belong to the centroids are refused before anything runs, whatever the column's type."""
+    write(name, values)
+    made = ImageCluster(features="f", centroids="centroids.pt", targets=("ids.npy", name))
+    for kind in (KIND, pa.list_(pa.float32())):
+        with pytest.raises(UserError, match=says):
+            made.check({"f": kind})
+
+
+def test_check_leaves_large_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Centroids and targets beyond the limit are not read twice; a .npy file tells its width all the same."""
+    monkeypatch.setattr(_tensors, "LOOK_BYTES", 1)
+    write("bad.pt", np.ones((2, 5), np.float32))
+    write("bad.npy", np.ones((2, 5), np.float32))
+    ImageCluster(features="f", centroids="centroids.npy", targets="bad.pt").check({"f": KIND})
+    ImageCluster(features="f", centroids="bad.pt", targets="ids.npy").check({"f": KIND})
+    with pytest.raises(UserError, match="width 5, and the centroids have 3"):
+        ImageCluster(features="f", centroids="centroids.npy", targets="bad.npy").check({"f": KIND})
+
+
+def test_no_targets() -> None:
+    """An empty list of targets is a mistake in the recipe."""
+    with pytest.raises(ValidationError, match="names no file; give a file or a glob"):
+        ImageCluster(centroids="centroids.npy", targets=())
+
+
+def test_rows_of_another_model() -> None:
+    """Rows that all have another width are no pairs without features: the file is another model's."""
+    with pytest.raises(UserError, match="width 5, and the centroids have 3"):
+        judged(opened(), pa.array([[1.0] * 5] * 3, pa.list_(pa.float32())))
+
+
+def test_run_of_another_model(tmp_path: Path) -> None:
+    """A run over such rows ends with one line that names both widths."""
+    images = [photo(20 + i, 20) for i in range(4)]
+    table = {"image": images, "text": list("abcd"), "f": pa.array([[1.0] * 5] * 4, pa.list_(pa.float32()))}
+    pq.write_table(pa.table(table), tmp_path / "x.parquet")
+    recipe = {
+        "pool": {"pairs": {"path": str(tmp_path / "x.parquet"), "columns": ["f"]}},
+        "filters": [{"image_cluster": {"features": "f", "centroids": "centroids.pt", "targets": "part_*.pt"}}],
+    }
+    with pytest.raises(PairsieveError, match="width 5, and the centroids have 3") as error:
+        run(recipe, tmp_path / "run", engine="local", workers=1)
+    assert "\n" not in str(error.value)
 
 
 def test_other_widths_of_rows() -> None:

@@ -7,6 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from numpy.typing import NDArray
+from pydantic import ValidationError
 
 from pairsieve.filters.base import UnknownColumnError
 from pairsieve.filters.norm_sim import NormSim
@@ -103,6 +104,27 @@ def test_mistakes_are_one_line(tmp_path: Path, targets: str) -> None:
     for p in ("inf", 2):
         with pytest.raises(UserError, match="width"):
             NormSim(targets=(targets, str(tmp_path / "other.npy")), p=p, device="cpu").open()
+
+
+@pytest.mark.parametrize("name", ["o.npy", "o.npz", "o.pt"])
+def test_targets_of_another_model_are_refused(tmp_path: Path, name: str) -> None:
+    """Before anything runs where the column's type tells its width, else by the worker; both widths are said."""
+    file = str(tmp_path / name)
+    if name.endswith(".pt"):
+        torch.save(TARGETS[:, :8], file, pickle_protocol=4)
+    else:
+        (np.save if name.endswith(".npy") else np.savez)(file, TARGETS[:, :8])
+    with pytest.raises(ValueError, match=f"of width 8, and column 'l14_img' has width {WIDTH}"):
+        NormSim(targets=file).check({"l14_img": pa.list_(pa.float16(), WIDTH)})
+    pairs = pa.record_batch({"l14_img": pa.array([[1.0] * WIDTH] * 2, pa.list_(pa.float16()))})
+    with pytest.raises(UserError, match=f"of width {WIDTH}, and the targets have 8"):
+        scores(pairs, targets=file)
+
+
+def test_no_targets() -> None:
+    """An empty list of targets is a mistake in the recipe."""
+    with pytest.raises(ValidationError, match="names no file"):
+        NormSim(targets=())
 
 
 def test_targets_are_in_the_fingerprint(targets: str) -> None:

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pairsieve.filters import _tensors
-from pairsieve.filters._tensors import embedding_files, load_array, load_embeddings, matrix_of
+from pairsieve.filters._tensors import check_rows, embedding_files, load_array, load_embeddings, matrix_of, peek
 from pairsieve.schemas.errors import UserError
 
 ROWS = np.random.default_rng(0).standard_normal((5, 4)).astype(np.float32)
@@ -311,6 +311,34 @@ def test_column_of_other_width() -> None:
     found, is_good = matrix_of(pa.array([[1.0], [1.0, 2.0], []], pa.list_(pa.float32())), 2)
     assert is_good.tolist() == [False, True, False]
     assert found[1].tolist() == [1, 2]
+
+
+@pytest.mark.parametrize("kind", [pa.list_(pa.float32()), pa.large_list(pa.float16())])
+def test_rows_of_another_model(kind: pa.DataType) -> None:
+    """Rows that all have another width are refused with both widths; one broken pair, nulls and a mixture are not."""
+    refused: list[list[Any]] = [[[1.0] * 3] * 2, [[1.0] * 3, None, [], [1.0] * 3], [[1.0] * 3] * 2 + [[1.0] * 5]]
+    for rows in refused:
+        with pytest.raises(UserError, match="column 'f' has embeddings of width 3, and the centroids have 4"):
+            check_rows(pa.array(rows, kind), 4, "f", "the centroids have")
+    fine: list[list[Any]] = [[], [None], [[]], [[1.0] * 3, None], [[1.0] * 3] * 2 + [[1.0] * 4]]
+    for rows in fine:
+        check_rows(pa.array(rows, kind), 4, "f", "the centroids have")
+
+
+def test_column_of_another_model() -> None:
+    """A type of another width is refused for one row, and not for nulls."""
+    kind = pa.list_(pa.float16(), 3)
+    with pytest.raises(UserError, match="width 3, and the targets have 4"):
+        check_rows(pa.array([[1.0] * 3], kind), 4, "f", "the targets have")
+    check_rows(pa.nulls(2, kind), 4, "f", "the targets have")
+
+
+def test_peek(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files beyond the limit are not read, but the shapes of .npy files are told."""
+    files = [as_npy(tmp_path, ROWS), as_array(tmp_path, ROWS), as_npz(tmp_path, ROWS)]
+    assert [(file, whole) for file, _, whole in peek(files, "image_features")] == [(file, True) for file in files]
+    monkeypatch.setattr(_tensors, "LOOK_BYTES", 100)
+    assert [(file, values.shape, whole) for file, values, whole in peek(files)] == [(files[0], (5, 4), False)]
 
 
 def test_empty_columns() -> None:
