@@ -227,10 +227,11 @@ def cluster(
     quiet: QuietOption = False,
 ) -> None:
     """Train centroids for image_cluster on a run's kept pairs: k-means, as DataComp has it."""
+    from pairsieve.pipelines.cluster import check_out, save
     from pairsieve.pipelines.cluster import cluster as train
-    from pairsieve.pipelines.cluster import save
     from pairsieve.pipelines.progress import reporter
 
+    check_out(out)
     found = train(
         run_dir, features, clusters, iterations=iterations, sample=sample, seed=seed, progress=reporter(quiet)
     )

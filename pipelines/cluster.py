@@ -5,9 +5,11 @@ vectors, no subsampling by faiss.  The vectors lie in memory (4 bytes a value, s
 of 768); an iteration costs 2·n·K·d operations, on all CPUs or, with a faiss that has them, GPUs.
 """
 
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -23,7 +25,7 @@ from pairsieve.pipelines.progress import Reporter, Silent, Stage
 from pairsieve.pipelines.provenance import manifest
 from pairsieve.pipelines.run import load
 from pairsieve.pipelines.shard import HEAVY_ROWS, Context, Shard
-from pairsieve.pipelines.store import Store
+from pairsieve.pipelines.store import Store, filesystem, is_local
 from pairsieve.pipelines.tasks import verdicts_name
 from pairsieve.schemas import uid
 from pairsieve.schemas.errors import MissingExtraError, UserError
@@ -54,8 +56,7 @@ def train(
     """
     if len(features) < clusters:
         raise UserError(f"--clusters {clusters}: there are only {len(features)} vectors; ask for fewer")
-    if find_spec("faiss") is None:
-        raise MissingExtraError("k-means needs faiss: pip install 'pairsieve[cluster]'")
+    _need_faiss()
     import faiss
 
     trainer = faiss.Kmeans(
@@ -69,6 +70,11 @@ def train(
     )
     trainer.train(features)
     return np.array(trainer.centroids, np.float32)
+
+
+def _need_faiss() -> None:
+    if find_spec("faiss") is None:
+        raise MissingExtraError("k-means needs faiss: pip install 'pairsieve[cluster]'")
 
 
 def cluster(
@@ -88,6 +94,7 @@ def cluster(
     embeddings, or the vectors do not fit into memory or are fewer than the clusters.
     """
     progress = progress or Silent()
+    _need_faiss()
     context, shards = _finished(run)
     if features not in context.plan.types:
         raise UserError(f"--features: {UnknownColumnError(features, context.plan.types)}")
@@ -101,15 +108,31 @@ def cluster(
         raise UserError(f"--clusters {clusters}: the run kept only {rows} pairs of the sample; ask for fewer")
     with progress.stage(f"read {features}", rows) as stage:
         vectors = _gathered(_read(context, chosen, features), rows, width, stage)
-    with progress.stage(f"k-means, {iterations} iterations", len(vectors)):
+    with progress.stage(f"k-means, {iterations} iterations", len(vectors)) as stage:
         centroids = train(vectors, clusters, iterations, seed)
+        stage.advance(len(vectors))  # faiss tells nothing in between
     return Trained(centroids, len(vectors), rows - len(vectors))
 
 
-def save(out: str, centroids: Matrix) -> None:
-    """Write a ``.npy`` file (a path or any fsspec URL) as a whole."""
+def check_out(out: str) -> None:
+    """Raise ``UserError`` where centroids cannot be written: said before hours of training, not after."""
+    fs, path = filesystem(out)
+    if is_local(fs) and Path(path).is_dir():
+        raise UserError(
+            f"--out {out}: is a folder; give the name of a .npy file, such as {out.rstrip('/')}/centroids.npy"
+        )
     if not out.endswith(".npy"):
         raise UserError(f"--out {out}: centroids are written as .npy; give such a name")
+    folder = Path(path).parent
+    if is_local(fs) and not folder.is_dir():
+        raise UserError(f"--out {out}: there is no folder {folder}; create it, or name another")
+    if is_local(fs) and not os.access(folder, os.W_OK | os.X_OK):
+        raise UserError(f"--out {out}: nothing can be written to the folder {folder}; name another")
+
+
+def save(out: str, centroids: Matrix) -> None:
+    """Write a ``.npy`` file (a path or any fsspec URL) as a whole; raises as ``check_out``."""
+    check_out(out)
     folder, _, name = out.rpartition("/")
     with Store(folder or ("/" if out.startswith("/") else ".")).create(name, exclusive=False) as file:
         np.save(file, centroids)

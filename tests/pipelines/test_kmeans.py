@@ -1,5 +1,6 @@
 """Centroids trained on the pairs that a run kept."""
 
+import re
 import shutil
 import subprocess
 import sys
@@ -11,9 +12,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from numpy.typing import NDArray
+from typer.testing import CliRunner
 
 from pairsieve.pipelines import cluster as kmeans
+from pairsieve.pipelines.cli import app
 from pairsieve.pipelines.cluster import cluster, save, train
+from pairsieve.pipelines.progress import Lines
 from pairsieve.pipelines.run import run
 from pairsieve.schemas import uid
 from pairsieve.schemas.errors import MissingExtraError, UserError
@@ -150,13 +154,44 @@ def test_no_faiss(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_save(tmp_path: Path) -> None:
-    """A file is written as a whole, into a folder that need not be there, over an old one."""
+    """A file is written as a whole, over an old one."""
     for value in (1.0, 2.0):
-        save(f"{tmp_path}/new/x.npy", np.full((2, 2), value, np.float32))
-        assert np.load(tmp_path / "new" / "x.npy").tolist() == [[value] * 2] * 2
-    assert [p.name for p in (tmp_path / "new").iterdir()] == ["x.npy"]
-    with pytest.raises(UserError, match=r"written as \.npy"):
-        save(f"{tmp_path}/x.pt", np.zeros((1, 1), np.float32))
+        save(f"{tmp_path}/x.npy", np.full((2, 2), value, np.float32))
+        assert np.load(tmp_path / "x.npy").tolist() == [[value] * 2] * 2
+    assert [p.name for p in tmp_path.iterdir()] == ["x.npy"]
+
+
+@pytest.mark.parametrize(
+    ("out", "says"),
+    [
+        ("x.pt", r"written as \.npy"),
+        ("folder", r"is a folder; give the name of a \.npy file"),
+        ("folder.npy", "is a folder"),
+        ("folder.npy/", "is a folder"),
+        ("a/b/x.npy", "there is no folder .*/a/b; create it"),
+        ("file.txt/x.npy", "there is no folder"),
+    ],
+)
+def test_places_that_cannot_be(tmp_path: Path, finished: Path, out: str, says: str) -> None:
+    """The command refuses a bad --out before it reads anything, and creates nothing."""
+    for name in ("folder", "folder.npy"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "file.txt").touch()
+    before = sorted(tmp_path.rglob("*"))
+    options = ["--features", "fixed", "--clusters", "2", "--out", f"{tmp_path}/{out}"]
+    found = CliRunner().invoke(app, ["cluster", str(finished), *options])
+    assert isinstance(found.exception, UserError)
+    assert re.search(says, str(found.exception))
+    assert "read fixed" not in found.output
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_progress(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Both stages end with all that they were given."""
+    cluster(str(finished), "fixed", 2, progress=Lines())
+    read, trained = capsys.readouterr().err.splitlines()
+    assert read.startswith("read fixed: 60 of 60 pairs")
+    assert trained.startswith("k-means, 20 iterations: 59 of 59 pairs")
 
 
 def test_command(finished: Path, tmp_path: Path) -> None:
