@@ -28,6 +28,10 @@ _STORAGES = {
     "Byte": "u1",
 }
 
+_UNUSED = {"DUP", "POP", "POP_MARK", "EXT1", "EXT2", "EXT4", "NEXT_BUFFER"}
+"""Opcodes that no pickle of arrays and tensors has."""
+_MOST_TUPLES_AGAIN = 16
+
 
 class Unreadable(ValueError):
     """What the file holds or asks for is not read; the text says what."""
@@ -61,12 +65,12 @@ class Dtype:
     """Stands for ``numpy.dtype``: a kind of number and its byte order."""
 
     def __init__(self, kind: str, align: bool = False, copy: bool = True) -> None:
-        if kind not in _NUMBERS:
-            raise Unreadable(f"holds an array of {str(kind)[:20]!r}, not of numbers")
+        if not isinstance(kind, str) or kind not in _NUMBERS:
+            raise Unreadable(f"holds an array of {kind[:20] if isinstance(kind, str) else None!r}, not of numbers")
         self.kind, self.order = kind, "<"
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
-        if state[1] not in {"<", ">", "|", "="}:
+        if not isinstance(state[1], str) or state[1] not in {"<", ">", "|", "="}:
             raise Unreadable("holds an array of an unknown byte order")
         self.order = state[1]
 
@@ -178,9 +182,14 @@ class _Reader(pickle.Unpickler):
     def persistent_load(self, pid: Any) -> Storage:
         what, kind, key, _, count, *view = pid
         name = getattr(kind, "text", "")
-        if what != "storage" or not name.endswith("Storage") or any(each is not None for each in view):
+        if (
+            not isinstance(key, str)
+            or what != "storage"
+            or not name.endswith("Storage")
+            or any(each is not None for each in view)
+        ):
             raise Unreadable("holds something other than arrays and tensors")
-        found = Storage(_STORAGES[name[len("torch.") : -len("Storage")]], str(key), *_counts([count]))
+        found = Storage(_STORAGES[name[len("torch.") : -len("Storage")]], key, *_counts([count]))
         if self._storages.setdefault(found.key, found) != found:
             raise Unreadable("holds a storage of two kinds")
         return found
@@ -194,11 +203,28 @@ def read(source: IO[bytes], storages: dict[str, Storage] | None = None) -> Any:
     another name, and whatever pickle raises for damage.
     """
     start = source.tell()
-    for count, (code, value, _) in enumerate(pickletools.genops(source)):
-        # the true unpickler would make room for as many entries as the highest number
-        if "PUT" in code.name and isinstance(value, int) and value > count:
-            raise Unreadable("is damaged: its pickle numbers more objects than it holds")
-        if code.name.startswith("EXT"):
-            raise Unreadable("asks for a class by number, and nothing but arrays and tensors is read")
+    _scan(source)
     source.seek(start)
     return _Reader(source, {} if storages is None else storages).load()
+
+
+def _scan(source: IO[bytes]) -> None:
+    """Refuse a pickle that would fill the memory or never end, before it is read.
+
+    Tuples of one tuple twice, some fifty deep, take for ever where they are a dict's key.
+    """
+    is_tuple: dict[int, bool] = {}  # by number, of what is remembered
+    top, again = False, 0
+    for count, (code, value, _) in enumerate(pickletools.genops(source)):
+        if code.name in _UNUSED:
+            raise Unreadable(f"holds {code.name}, and nothing but arrays and tensors is read")
+        if "PUT" in code.name or code.name == "MEMOIZE":
+            number = len(is_tuple) if value is None else value
+            if number > count:  # the unpickler would make room for as many
+                raise Unreadable("is damaged: its pickle numbers more objects than it holds")
+            is_tuple[number] = top
+            continue
+        top = is_tuple.get(value or 0, False) if "GET" in code.name else "TUPLE" in code.name
+        again += top and "GET" in code.name
+        if again > _MOST_TUPLES_AGAIN:
+            raise Unreadable("holds the same tuples again and again, as no arrays and tensors do")

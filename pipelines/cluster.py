@@ -116,6 +116,8 @@ def cluster(
 
 def check_out(out: str) -> None:
     """Raise ``UserError`` where centroids cannot be written: said before hours of training, not after."""
+    if not out:
+        raise UserError("--out is empty; name a .npy file for the centroids")
     fs, path = filesystem(out)
     if is_local(fs) and Path(path).is_dir():
         raise UserError(

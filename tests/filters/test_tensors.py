@@ -94,6 +94,19 @@ def test_views_and_shared_storages(tmp_path: Path, is_zip: bool) -> None:
     assert np.array_equal(load_embeddings(str(tmp_path / "x.pt"), "learned"), ROWS)
 
 
+@pytest.mark.parametrize("protocol", [2, 4, 5])
+@pytest.mark.parametrize("is_zip", [True, False])
+def test_many_arrays(tmp_path: Path, protocol: int, is_zip: bool) -> None:
+    """Files of hundreds of arrays and tensors, lists and names are no danger: each is found by its name."""
+    content: dict[str, Any] = {f"array {i}": ROWS + i for i in range(200)}
+    content |= {f"tensor {i}": torch.from_numpy(ROWS + i) for i in range(200)}
+    content |= {"names": [f"class {i}" for i in range(300)], "sizes": [tuple(ROWS.shape)] * 10}
+    torch.save(content, tmp_path / "x.pt", pickle_protocol=protocol, _use_new_zipfile_serialization=is_zip)
+    for name in ("array 0", "array 199", "tensor 7", "tensor 199"):
+        found = load_embeddings(str(tmp_path / "x.pt"), name)
+        assert np.array_equal(found, ROWS + int(name.split()[1]))
+
+
 def test_fortran_order(tmp_path: Path) -> None:
     """An array that was saved column by column is the same array."""
     assert np.array_equal(load_embeddings(as_array(tmp_path, np.asfortranarray(ROWS))), ROWS)
@@ -178,11 +191,14 @@ TENSOR = b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\n" + STORAGE
         (b"\x80\x02]r\xff\xff\xff\x7f.", "numbers more objects than it holds"),  # room for 2**31 objects
         (b"\x80\x02B\xff\xff\xff\x7f.", "is no readable torch file"),
         (b"\x80\x05\x96\xff\xff\xff\xff\xff\xff\xff\x00.", "is no readable torch file"),
-        (b"\x80\x02\x82\x01.", "asks for a class by number"),
+        (b"\x80\x02\x82\x01.", "holds EXT1"),
         (b"\x80\x02cnumpy\ndtype\n}X\x01\x00\x00\x00aK\x01sb.", "would change numpy.dtype"),
         (b"\x80\x02cnumpy\nndarray\n)R.", "is no file of arrays and tensors"),
-        (b"\x80\x02cnumpy\nndarray\n)\x81.", "is no readable torch file"),
+        (b"\x80\x02cnumpy\nndarray\n)\x81.", "NEWOBJ class argument"),
         (b"(ios\nsystem\n.", "asks for os.system"),
+        (b"\x80\x02})q\x00" + b"h\x00\x86q\x00" * 60 + b"K\x01s.", "the same tuples again and again"),
+        (b"\x80\x04})\x94" + b"".join(b"h%c\x86\x94" % i for i in range(60)) + b"K\x01s.", "the same tuples again"),
+        (b"\x80\x02})" + b"2\x86" * 60 + b"K\x01s.", "holds DUP"),
         (TENSOR + b"K\x00(K\x02K\x02t(K\x02K\x01t\x89}tR.", None),
         (TENSOR + b"K\x01(K\x02K\x02t(K\x02K\x01t\x89}tR.", "no readable torch file"),  # begins a number too late
         (TENSOR + b"K\x00(K\x02K\x02t(K\x7fK\x01t\x89}tR.", "no readable torch file"),

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from pairsieve.pipelines import cluster as kmeans
 from pairsieve.pipelines.cli import app
-from pairsieve.pipelines.cluster import cluster, save, train
+from pairsieve.pipelines.cluster import check_out, cluster, save, train
 from pairsieve.pipelines.progress import Lines
 from pairsieve.pipelines.run import run
 from pairsieve.schemas import uid
@@ -184,6 +184,12 @@ def test_places_that_cannot_be(tmp_path: Path, finished: Path, out: str, says: s
     assert re.search(says, str(found.exception))
     assert "read fixed" not in found.output
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_empty_place() -> None:
+    """An empty name is no folder."""
+    with pytest.raises(UserError, match="--out is empty"):
+        check_out("")
 
 
 def test_progress(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
