@@ -16,7 +16,7 @@ from pairsieve.pipelines.dataset import RUN_BYTES
 from pairsieve.pipelines.parquet_source import as_text, as_type, batches, open_source, plain_types, read_groups
 from pairsieve.pipelines.pool_pairs import check_images
 from pairsieve.pipelines.pools import outer_names, pick
-from pairsieve.pipelines.reshard_sources import Member, Rows, Source, Stretch, row_members
+from pairsieve.pipelines.reshard_sources import Member, Rows, Source, Stretch, as_uid, row_members
 from pairsieve.pipelines.store import filesystem
 from pairsieve.schemas import uid
 from pairsieve.schemas.columns import IMAGE, is_heavy
@@ -106,7 +106,7 @@ def _numbers(values: pa.Array) -> tuple[NDArray[np.void], NDArray[np.bool_]]:
     try:
         return uid.to_numbers(values), np.ones(len(values), bool)
     except ValueError:
-        found = [value if value is not None and uid.is_uid(value) else None for value in values.to_pylist()]
+        found = [as_uid(value) for value in values.to_pylist()]
     has_uid = np.array([value is not None for value in found], bool)
     return uid.to_numbers(pa.array([value or "0" * 32 for value in found], pa.string())), has_uid
 

@@ -35,7 +35,7 @@ TAR_COLUMNS: Mapping[str, pa.DataType] = {
     "json": pa.string(),
 }
 """Columns that samples of a tar have as Parquet rows."""
-_UID = re.compile(rb'"uid"\s*:\s*"([0-9a-f]{32})"')
+_UID = re.compile(rb'"uid"\s*:\s*"([0-9a-fA-F]{32})"')
 
 
 class Stretch(ABC):
@@ -91,7 +91,7 @@ class TarSource(Source, Stretch):
                 raw = self._content[offset : offset + size]
                 found = _UID.search(raw)
                 if found is not None and raw.count(b'"uid"') == 1:
-                    return found[1].decode()
+                    return found[1].decode().lower()
                 return parsed_uid(raw)
         return None
 
@@ -138,9 +138,9 @@ _TEXTS = ("json", "txt")
 
 
 def parsed(raw: bytes) -> dict[str, Any]:
-    """A JSON object; an empty one for anything else."""
+    """A JSON object, wrong bytes within its texts replaced; an empty one for anything else."""
     try:
-        value = json.loads(raw)
+        value = json.loads(raw.decode(json.detect_encoding(raw), "replace"))
     except (ValueError, RecursionError):
         return {}
     return value if isinstance(value, dict) else {}
@@ -148,8 +148,15 @@ def parsed(raw: bytes) -> dict[str, Any]:
 
 def parsed_uid(raw: bytes) -> str | None:
     """The ``uid`` of a JSON object, where it is one."""
-    value = parsed(raw).get("uid")
-    return value if isinstance(value, str) and uid.is_uid(value) else None
+    return as_uid(parsed(raw).get("uid"))
+
+
+def as_uid(value: Any) -> str | None:
+    """A uid in our form of a value, else None; DataComp's resharder reads capital digits as well."""
+    if not isinstance(value, str) or not value.isascii():  # other letters may become hex digits in lower case
+        return None
+    text = value.lower()
+    return text if uid.is_uid(text) else None
 
 
 def _size(value: Any) -> int | None:

@@ -222,3 +222,29 @@ def test_order_of_a_subset_without_repeats_is_a_runs(pool: Path, tmp_path: Path)
     keys = [key[:32] for key, _ in flat(read_tars(tmp_path / "out"))]
     hashes = uid.keyed_hash(pa.array(keys), 5)
     assert np.all(hashes[1:] > hashes[:-1])
+
+
+@pytest.mark.parametrize("format", ["tar", "parquet"])
+def test_uids_are_read_as_datacomp_reads_them(tmp_path: Path, format: str) -> None:
+    """Capital digits are the same number; NaN and bytes that are no UTF-8 elsewhere in the json hide no uid."""
+    pool = tmp_path / "pool"
+    pool.mkdir()
+    torn = b'{"x": NaN, "s": "\xff\xfe", "uid": "' + uid_of(2).encode() + b'"}'
+    marked = json.dumps({"uid": uid_of(3)}).encode("utf-8-sig")
+    held = {"a": sample(1, uid=uid_of(1).upper()), "b": sample(2) | {"json": torn}, "c": sample(3) | {"json": marked}}
+    write_tar(pool / "0.tar", held)
+    manifest = shard(pool, tmp_path / "out", [1, 2, 2, 3], format=format)
+    assert (manifest.written, manifest.flaws) == (4, {})
+    if format == "tar":
+        found = dict(flat(read_tars(tmp_path / "out")))
+        assert [found[f"{uid_of(n)}-0"]["json"] for n in (1, 2, 3)] == [one["json"] for one in held.values()]
+
+
+def test_capital_uids_of_parquet_shards(tmp_path: Path) -> None:
+    """As in tars; they come out in our form."""
+    pool = tmp_path / "pool"
+    pool.mkdir()
+    write_parquet(pool / "0.parquet", [1, 2], uid=[uid_of(1).upper(), uid_of(2)])
+    shard(pool, tmp_path / "out", [1, 2], format="parquet")
+    table = pq.read_table(next((tmp_path / "out").glob("*.parquet")))
+    assert sorted(table["uid"].to_pylist()) == sorted([uid_of(1), uid_of(2)])
