@@ -5,7 +5,6 @@ runs; DuckDB cuts the order of the keyed hash into equal shards; each is put tog
 The result depends on the subset, the shards and the seed alone.  Work space: the size of the output.
 """
 
-from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,6 +14,7 @@ from pairsieve.pipelines.engines import EngineName, Engines
 from pairsieve.pipelines.lock import locked
 from pairsieve.pipelines.progress import Reporter, Silent
 from pairsieve.pipelines.reshard_cut import Cut, cut
+from pairsieve.pipelines.reshard_flaws import Flaws
 from pairsieve.pipelines.reshard_inputs import Input, Listing, list_inputs
 from pairsieve.pipelines.reshard_job import (
     JOB,
@@ -114,7 +114,7 @@ class _Work:
             check_inputs(self.store, known, self.listing)
             if self._are_whole(known):
                 self.store.remove("_work")
-                self._check_missing(known.missing, known.missing_uids, (), given)
+                self._check_missing(known.missing, known.missing_uids, (), Flaws(known.flaws, known.flawed), given)
                 return known
         self.store.remove(MANIFESTS[self.job.format])
         self.store.write_json(JOB, self.job.model_dump(mode="json"))
@@ -123,8 +123,9 @@ class _Work:
         found = cut(self.store, taken, self.subset, self.job.rows_per_shard, self.folder, MISSING)
         if not found.missing_records:
             self.store.remove(MISSING)
-        self._check_missing(found.missing_records, found.missing_uids, found.examples, given)
-        self._check_any(found, taken, given)
+        flaws = self._flaws(taken)
+        self._check_missing(found.missing_records, found.missing_uids, found.examples, flaws, given)
+        self._check_any(found, flaws, given)
         written = self._write(found)
         manifest = self._manifest(taken, found, written)
         self._finish(manifest, written, given)
@@ -160,23 +161,29 @@ class _Work:
             said = f"{first.name}{_more([shard.name for shard, _ in lost])} cannot be read: {error}"
             raise ShardError(f"{said}; fetch it again and the same command continues, or --allow-missing goes without")
 
-    def _check_missing(self, records: int, uids: int, examples: Sequence[str], given: str) -> None:
+    def _flaws(self, taken: Sequence[Taken]) -> Flaws:
+        """The flaws of all shards together, their samples named by shard and name."""
+        found = Flaws()
+        for shard, one in zip(self.listing.inputs, taken, strict=True):
+            found.update(one.flaws, one.flawed, f"{shard.name} ")
+        return found
+
+    def _check_missing(self, records: int, uids: int, examples: Sequence[str], flaws: Flaws, given: str) -> None:
         if not records or self.allow_missing:
             return
         names = f" ({', '.join(examples)}{', …' if uids > len(examples) else ''})" if examples else ""
         gaps = self.listing.gaps
-        why = f"; the numbering lacks {gaps[0]}{_more(gaps)}" if gaps else ""
+        why = (f"; the numbering lacks {gaps[0]}{_more(gaps)}" if gaps else "") + flaws.told()
         raise IncompleteError(
-            f"{given}: {records:,} of {self.checked.records:,} records, {uids:,} uids{names}, are in no shard{why}; "
-            f"they stand in {self.store.root}/{MISSING}: fetch their shards and the same command continues, "
+            f"{given}: {records:,} of {self.checked.records:,} records, {uids:,} uids{names}, have no usable sample"
+            f"{why}; they stand in {self.store.root}/{MISSING}: fetch their shards and the same command continues, "
             "or --allow-missing goes without"
         )
 
-    def _check_any(self, found: Cut, taken: Sequence[Taken], given: str) -> None:
+    def _check_any(self, found: Cut, flaws: Flaws, given: str) -> None:
         if not found.rows:
-            nameless = sum((one.flaws or {}).get("no_uid", 0) for one in taken)
-            hint = f"; {nameless:,} samples have no uid in their json" if nameless else ""
-            raise IncompleteError(f"{given}: none of its samples is in these shards{hint}; are they of the same pool?")
+            said = f"{given}: none of its samples is in these shards{flaws.told()}"
+            raise IncompleteError(f"{said}; are they of the same pool?")
 
     def _write(self, found: Cut) -> list[Written]:
         count = len(found.files)
@@ -192,9 +199,7 @@ class _Work:
         return sorted(written, key=lambda one: one.file)
 
     def _manifest(self, taken: Sequence[Taken], found: Cut, written: Sequence[Written]) -> ReshardManifest:
-        flaws: Counter[str] = Counter()
-        for one in taken:
-            flaws.update(one.flaws or {})
+        flaws = self._flaws(taken)
         return ReshardManifest(
             job=self.job,
             records=self.checked.records,
@@ -204,7 +209,8 @@ class _Work:
             missing_uids=found.missing_uids,
             duplicates=found.duplicates + sum(one.repeated for one in taken),
             samples=sum(one.samples for one in taken),
-            flaws=dict(sorted((+flaws).items())),
+            flaws=dict(sorted(flaws.counts.items())),
+            flawed={name: tuple(names) for name, names in sorted(flaws.names.items())},
             gaps=self.listing.gaps,
             inputs=tuple(_entry(shard, one) for shard, one in zip(self.listing.inputs, taken, strict=True)),
             files=tuple(FileEntry(file=w.file, rows=w.rows, size=w.size, sha256=w.sha256) for w in written),
@@ -279,6 +285,7 @@ def summary(manifest: ReshardManifest) -> list[str]:
         lines.append(f"{manifest.duplicates:,} samples have the uid of an earlier one; the first was taken")
     if manifest.gaps:
         lines.append(f"the numbering lacks {manifest.gaps[0]}{_more(manifest.gaps)}")
+    lines += [f"not usable: {line}" for line in Flaws(manifest.flaws, manifest.flawed).lines()]
     unread = [one.file for one in manifest.inputs if one.error]
     if unread:
         lines.append(f"not read: {unread[0]}{_more(unread)}")

@@ -29,7 +29,7 @@ class Job(Manifest):
     format: str
     rows_per_shard: int
     seed: int
-    version: str = "1"
+    version: str = "2"
 
 
 class InputEntry(Manifest):
@@ -57,7 +57,8 @@ class ReshardManifest(Manifest):
 
     ``records`` and ``uids`` are of the subset, ``missing`` of them records without a sample; ``written``
     counts samples with their copies, ``duplicates`` samples of a uid that an earlier place has given,
-    ``flaws`` samples that could not be used, by reason; ``gaps`` are names that the numbering lacks.
+    ``flaws`` samples that could not be used, by reason, ``flawed`` names the first of them; those
+    ``without_uid`` are counted whether or not they were wanted.  ``gaps`` are names that the numbering lacks.
     """
 
     job: Job
@@ -69,6 +70,7 @@ class ReshardManifest(Manifest):
     duplicates: int
     samples: int
     flaws: dict[str, int]
+    flawed: dict[str, tuple[str, ...]]
     gaps: tuple[str, ...]
     inputs: tuple[InputEntry, ...]
     files: tuple[FileEntry, ...]

@@ -16,6 +16,7 @@ from pairsieve.pipelines.dataset import RUN_BYTES
 from pairsieve.pipelines.parquet_source import as_text, as_type, batches, open_source, plain_types, read_groups
 from pairsieve.pipelines.pool_pairs import check_images
 from pairsieve.pipelines.pools import outer_names, pick
+from pairsieve.pipelines.reshard_flaws import NO_IMAGE
 from pairsieve.pipelines.reshard_sources import Member, Rows, Source, Stretch, as_uid, row_members
 from pairsieve.pipelines.store import filesystem
 from pairsieve.schemas import uid
@@ -52,6 +53,9 @@ class ParquetSource(Source):
         self._ends = np.cumsum([0, *sizes])
         table = read_groups(file, range(len(sizes)), ["uid"], path)
         self.numbers, self.has_uid = _numbers(as_text(table["uid"].combine_chunks(), f"{path}: column 'uid'"))
+
+    def name(self, row: int) -> str:
+        return f"row {row}"
 
     def stretches(self, rows: Rows) -> Iterator[Stretch]:
         held: list[pa.Table] = []
@@ -91,7 +95,7 @@ class ParquetStretch(Stretch):
         self._light = [f.name for f in table.schema if f.name == IMAGE or not is_heavy(f.type)]
 
     def flaw(self, row: int, number: str) -> str | None:
-        return None if self._table[IMAGE][row - self.start].is_valid else "no_image"
+        return None if self._table[IMAGE][row - self.start].is_valid else NO_IMAGE
 
     def members(self, row: int, number: str) -> list[Member]:
         found: dict[str, Any] = self._table.select(self._light).slice(row - self.start, 1).to_pylist()[0]

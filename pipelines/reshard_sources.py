@@ -8,6 +8,7 @@ import math
 import mmap
 import re
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -15,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from pairsieve.pipelines.reshard_flaws import KEY_AGAIN, LONG_ENDING, LONGEST_ENDING, NO_IMAGE, WITHOUT_UID
 from pairsieve.pipelines.tar_index import MAX_TEXT
 from pairsieve.pipelines.tar_scan import Found, samples
 from pairsieve.schemas import uid
@@ -25,8 +27,6 @@ Member = tuple[str, bytes]
 Rows = NDArray[np.int64]
 
 IMAGES = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "jxl", "avif")
-LONGEST_ENDING = 40
-"""Longer endings leave no room for uid and number in a USTAR header."""
 TAR_COLUMNS: Mapping[str, pa.DataType] = {
     IMAGE: pa.binary(),
     "text": pa.string(),
@@ -65,6 +65,14 @@ class Source(ABC):
     has_uid: NDArray[np.bool_]
 
     @abstractmethod
+    def name(self, row: int) -> str:
+        """What a sample is called in its shard."""
+
+    def nameless(self, row: int) -> str:
+        """The flaw of a sample without a uid."""
+        return WITHOUT_UID
+
+    @abstractmethod
     def stretches(self, rows: Rows) -> Iterator[Stretch]:
         """Stretches that hold all of some ascending rows."""
 
@@ -72,10 +80,11 @@ class Source(ABC):
 class TarSource(Source, Stretch):
     """A mapped tar: one stretch."""
 
-    def __init__(self, content: mmap.mmap, is_columns: bool) -> None:
+    def __init__(self, content: mmap.mmap) -> None:
         """Read headers and uids; raises what ``tarfile`` raises for a broken tar."""
-        self._content, self._is_columns = content, is_columns
+        self._content = content
         self._samples = list(samples(content))
+        self._again = {key for key, count in Counter(one.key for one in self._samples).items() if count > 1}
         self.start, self.stop = 0, len(self._samples)
         found = [self._uid(sample) for sample in self._samples]
         self.has_uid = np.array([one is not None for one in found], bool)
@@ -83,6 +92,12 @@ class TarSource(Source, Stretch):
 
     def stretches(self, rows: Rows) -> Iterator[Stretch]:
         yield self
+
+    def name(self, row: int) -> str:
+        return self._samples[row].key
+
+    def nameless(self, row: int) -> str:
+        return KEY_AGAIN if self._samples[row].key in self._again else WITHOUT_UID
 
     def _uid(self, sample: Found) -> str | None:
         """The uid in the JSON member: found as bytes where that leaves no doubt but of nesting, else parsed."""
@@ -96,12 +111,14 @@ class TarSource(Source, Stretch):
         return None
 
     def flaw(self, row: int, number: str) -> str | None:
+        if self._samples[row].key in self._again:  # parts of one sample, or two: nobody can tell
+            return KEY_AGAIN
         if any(len(ending.encode("utf-8", "surrogateescape")) > LONGEST_ENDING for ending, _, _ in self._places(row)):
-            return "ending_too_long"
-        if self._is_columns and not self._image(row):
-            return "no_image"
+            return LONG_ENDING
+        if not self._image(row):
+            return NO_IMAGE
         raw = next(self._read(offset, size) for ending, offset, size in self._places(row) if ending == "json")
-        return None if parsed_uid(raw) == number else "no_uid"
+        return None if parsed_uid(raw) == number else WITHOUT_UID
 
     def members(self, row: int, number: str) -> list[Member]:
         return [(ending, self._read(offset, size)) for ending, offset, size in self._places(row)]

@@ -5,10 +5,9 @@ Cost of a tar: 10 to 20 µs a sample for its headers and uid, and a copy of what
 
 import json
 import tarfile
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Literal
 
 import numpy as np
@@ -17,6 +16,7 @@ import xxhash
 from numpy.typing import NDArray
 
 from pairsieve.pipelines.parquet_source import open_source
+from pairsieve.pipelines.reshard_flaws import Flaws
 from pairsieve.pipelines.reshard_inputs import Input, local_copy
 from pairsieve.pipelines.reshard_parquet import ParquetSource
 from pairsieve.pipelines.reshard_sources import Rows, Source, Stretch, TarSource
@@ -42,7 +42,8 @@ HEAD = (("_key", pa.uint64()), ("uid", pa.string()), ("copy", pa.int32()))
 class Taken:
     """What one input shard gave: runs, samples in it, samples taken, those it holds twice, those that cannot be used.
 
-    A sample without a uid is among the latter, whether or not it was wanted: nobody knows.
+    A sample without a uid is among the latter, whether or not it was wanted: nobody knows.  ``flawed``
+    names the first few of each flaw.
     ``checksum`` is the XXH3-128 of the file.  ``error`` says why the shard cannot be read.
     """
 
@@ -50,7 +51,8 @@ class Taken:
     samples: int = 0
     taken: int = 0
     repeated: int = 0
-    flaws: Mapping[str, int] | None = None
+    flaws: Mapping[str, int] = field(default_factory=dict)
+    flawed: Mapping[str, Sequence[str]] = field(default_factory=dict)
     checksum: str = ""
     error: str | None = None
 
@@ -109,19 +111,20 @@ class Spill:
     def _read(self, shard: Input) -> Taken:
         with local_copy(shard.url) as path, self._open(path, shard) as (source, checksum):
             wanted = self._wanted(source)
-            flaws: Counter[str] = Counter()
+            flaws = Flaws()
+            for row in np.flatnonzero(~source.has_uid).tolist():
+                flaws.add(source.nameless(row), source.name(row))
             runs: list[str] = []
             usable, seen = 0, set[int]()
             for stretch in source.stretches(wanted.rows):
-                found = _usable(stretch, wanted.within(stretch.start, stretch.stop), flaws)
+                found = _usable(stretch, wanted.within(stretch.start, stretch.stop), flaws, source)
                 usable += len(found.rows)
                 part = found.new(seen)
                 if len(part.rows):
                     runs.append(f"{self.folder}/{shard.key}-{len(runs)}")
                     self._write(runs[-1], stretch, part)
-            flaws["no_uid"] += int((~source.has_uid).sum())
-            reasons = dict(sorted((+flaws).items()))
-            return Taken(tuple(runs), len(source.has_uid), len(seen), usable - len(seen), reasons, checksum)
+            counts = (len(source.has_uid), len(seen), usable - len(seen))
+            return Taken(tuple(runs), *counts, flaws.counts, flaws.names, checksum)
 
     @contextmanager
     def _open(self, path: str, shard: Input) -> Iterator[tuple[Source, str]]:
@@ -133,7 +136,7 @@ class Spill:
                 yield ParquetSource(file, path, self.columns), digest
             return
         with open_tar(path) as content:
-            yield TarSource(content, self.format == "parquet"), xxhash.xxh3_128_hexdigest(content)
+            yield TarSource(content), xxhash.xxh3_128_hexdigest(content)
 
     def _wanted(self, source: Source) -> Wanted:
         """What the subset names, in the order of the shard."""
@@ -191,8 +194,11 @@ class _Order:
         self.of, self.copy, self.key = of[order], copy[order].astype(np.int32), key[order]
 
 
-def _usable(stretch: Stretch, part: Wanted, flaws: Counter[str]) -> Wanted:
+def _usable(stretch: Stretch, part: Wanted, flaws: Flaws, source: Source) -> Wanted:
     """Samples without a flaw; the others are counted."""
-    found = [stretch.flaw(row, number) for row, number in zip(part.rows.tolist(), part.uids, strict=True)]
-    flaws.update(flaw for flaw in found if flaw is not None)
+    rows = part.rows.tolist()
+    found = [stretch.flaw(row, number) for row, number in zip(rows, part.uids, strict=True)]
+    for row, flaw in zip(rows, found, strict=True):
+        if flaw is not None:
+            flaws.add(flaw, source.name(row))
     return part.at(np.array([i for i, flaw in enumerate(found) if flaw is None], np.int64))

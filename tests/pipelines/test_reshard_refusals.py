@@ -1,8 +1,11 @@
 """What resharding refuses, and what it says: nothing silently smaller, nothing of another job mixed in."""
 
+import io
 import json
 import os
+import re
 import shutil
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +15,7 @@ import pytest
 from typer.testing import CliRunner
 
 from pairsieve.pipelines.cli import app
-from pairsieve.pipelines.reshard import reshard
+from pairsieve.pipelines.reshard import reshard, summary
 from pairsieve.pipelines.reshard_job import ReshardManifest
 from pairsieve.schemas.errors import IncompleteError, PairsieveError, PoolError, ShardError, UserError
 from tests.support_tars import flat, read_tars, records, sample, uid_of, write_pool, write_subset, write_tar
@@ -282,13 +285,56 @@ def test_samples_without_uids_are_counted(tmp_path: Path) -> None:
     pool = tmp_path / "pool"
     pool.mkdir()
     nested = json.dumps({"meta": {"uid": uid_of(1)}}).encode()
-    bad = [b"", b"[]", b'{"uid": 7}', b'{"uid": "F00"}', b"{", nested, b"[" * 100_000]
+    bad = [b"", b"[]", b'{"uid": 7}', b'{"uid": "F00"}', b'{"uid": "', nested, b"[" * 100_000]
     held = {f"{i}": sample(i) | {"json": content} for i, content in enumerate(bad)}
     held |= {"x": {"jpg": b"no json"}, "y": sample(1), "z": sample(2)}
     write_tar(pool / "0.tar", held)
     manifest = shard(pool, tmp_path / "out", [1, 2])
     assert keys(tmp_path / "out") == {uid_of(1), uid_of(2)}
-    assert (manifest.samples, manifest.flaws) == (10, {"no_uid": 8})
+    assert (manifest.samples, manifest.flaws) == (10, {"without_uid": 8})
+    assert manifest.flawed == {"without_uid": ("0.tar 0", "0.tar 1", "0.tar 2")}
+    told = "8 samples without a uid in their json (0.tar 0, 0.tar 1, 0.tar 2, …)"
+    assert f"not usable: {told}" in summary(manifest)
+    with pytest.raises(IncompleteError, match=re.escape(told)):
+        shard(pool, tmp_path / "out2", [1, 2, 3])
+
+
+@pytest.mark.parametrize("format", ["tar", "parquet"])
+def test_wanted_samples_without_an_image_are_missing(tmp_path: Path, format: str) -> None:
+    """An error that names them; with --allow-missing they are left out and counted.  Unwanted ones are nobody's."""
+    pool = tmp_path / "pool"
+    pool.mkdir()
+    held = {"a": sample(1), "b": {"json": sample(2)["json"]}, "c": {"json": sample(3)["json"]}, "d": sample(4)}
+    write_tar(pool / "0.tar", held)
+    with pytest.raises(IncompleteError, match=r"1 of 2 records.* 1 sample without an image \(0\.tar b\)"):
+        shard(pool, tmp_path / "out", [1, 2], format=format)
+    manifest = shard(pool, tmp_path / "out", [1, 2], format=format, allow_missing=True)
+    assert (manifest.written, manifest.missing, manifest.flaws) == (1, 1, {"no_image": 1})
+    with pytest.raises(IncompleteError, match=r"1 sample without an image \(0\.tar b\)"):
+        shard(pool, tmp_path / "out", [1, 2], format=format)
+    with pytest.raises(IncompleteError, match=r"none of its samples .* 2 samples without an image"):
+        shard(pool, tmp_path / "out2", [2, 3], format=format, allow_missing=True)
+
+
+def test_keys_that_come_again_are_damage(tmp_path: Path) -> None:
+    """Halves of samples, and two samples of one key, are named and counted, never written as samples."""
+    pool = tmp_path / "pool"
+    pool.mkdir()
+    with tarfile.open(pool / "0.tar", "w") as file:
+        for key, ending, n in [("a", "jpg", 1), ("b", "jpg", 2), ("a", "json", 1), ("b", "json", 2), *TWICE]:
+            info = tarfile.TarInfo(f"{key}.{ending}")
+            info.size = len(sample(n)[ending])
+            file.addfile(info, io.BytesIO(sample(n)[ending]))
+    with pytest.raises(IncompleteError, match=r"4 of 5 .* 6 samples whose key comes again .*\(0\.tar a, 0\.tar b, "):
+        shard(pool, tmp_path / "out", [1, 2, 3, 4, 5])
+    manifest = shard(pool, tmp_path / "out", [1, 2, 3, 4, 5], allow_missing=True)
+    assert (manifest.samples, manifest.written, manifest.flaws) == (7, 1, {"key_again": 6})
+    assert [members for _, members in flat(read_tars(tmp_path / "out"))] == [
+        {ending: sample(5)[ending] for ending in ("jpg", "json")}
+    ]
+
+
+TWICE = [("c", "jpg", 3), ("c", "json", 3), ("c", "jpg", 4), ("c", "json", 4), ("d", "jpg", 5), ("d", "json", 5)]
 
 
 def test_nested_uids_are_not_taken_for_the_samples_own(tmp_path: Path) -> None:
