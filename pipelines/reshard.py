@@ -75,6 +75,8 @@ def reshard(
     given = str(fs.unstrip_protocol(path))
     job = Job(subset=checked.sha256, shards=given, format=format, rows_per_shard=rows_per_shard, seed=seed)
     store = open_out(out, job, listing)
+    if unread := listing.unread:
+        progress.say(f"{shards}: not read: {unread[0]}{_more(unread)}; name them, or a glob, to take samples of them")
     with locked(store, progress.say), explained(store.root), Engines(engine, store, ray_address, workers) as engines:
         check_folder(store, job)
         store.clean()
@@ -212,6 +214,7 @@ class _Work:
             flaws=dict(sorted(flaws.counts.items())),
             flawed={name: tuple(names) for name, names in sorted(flaws.names.items())},
             gaps=self.listing.gaps,
+            unread=self.listing.unread,
             inputs=tuple(_entry(shard, one) for shard, one in zip(self.listing.inputs, taken, strict=True)),
             files=tuple(FileEntry(file=w.file, rows=w.rows, size=w.size, sha256=w.sha256) for w in written),
         )
@@ -286,6 +289,8 @@ def summary(manifest: ReshardManifest) -> list[str]:
     if manifest.gaps:
         lines.append(f"the numbering lacks {manifest.gaps[0]}{_more(manifest.gaps)}")
     lines += [f"not usable: {line}" for line in Flaws(manifest.flaws, manifest.flawed).lines()]
+    if manifest.unread:
+        lines.append(f"beside the shards, not read: {manifest.unread[0]}{_more(manifest.unread)}")
     unread = [one.file for one in manifest.inputs if one.error]
     if unread:
         lines.append(f"not read: {unread[0]}{_more(unread)}")

@@ -1,5 +1,6 @@
 """What a resharding job is, and whose files lie in its folder: nothing of anybody else is touched or mixed in."""
 
+import os
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -8,7 +9,7 @@ from pydantic import ValidationError
 
 from pairsieve.pipelines.lock import MARK, WORKERS
 from pairsieve.pipelines.reshard_inputs import Listing
-from pairsieve.pipelines.store import Store
+from pairsieve.pipelines.store import Store, filesystem, is_local
 from pairsieve.schemas.errors import UserError
 from pairsieve.schemas.run import Manifest
 
@@ -58,7 +59,8 @@ class ReshardManifest(Manifest):
     ``records`` and ``uids`` are of the subset, ``missing`` of them records without a sample; ``written``
     counts samples with their copies, ``duplicates`` samples of a uid that an earlier place has given,
     ``flaws`` samples that could not be used, by reason, ``flawed`` names the first of them; those
-    ``without_uid`` are counted whether or not they were wanted.  ``gaps`` are names that the numbering lacks.
+    ``without_uid`` are counted whether or not they were wanted.  ``gaps`` are names that the numbering lacks,
+    ``unread`` what beside the inputs looks like shards.
     """
 
     job: Job
@@ -72,6 +74,7 @@ class ReshardManifest(Manifest):
     flaws: dict[str, int]
     flawed: dict[str, tuple[str, ...]]
     gaps: tuple[str, ...]
+    unread: tuple[str, ...]
     inputs: tuple[InputEntry, ...]
     files: tuple[FileEntry, ...]
 
@@ -86,8 +89,18 @@ def open_out(out: str, job: Job, listing: Listing) -> Store:
     inside = str(store.fs.unstrip_protocol(store.base)).rstrip("/") + "/"
     if any(one.url.startswith(inside) for one in listing.inputs):
         raise UserError(f"{out}: the input shards lie in it; choose another folder")
+    if _lies_in(store, job.shards):
+        raise UserError(f"{out}: lies in the folder of the input shards, {job.shards}; choose one outside of it")
     check_folder(store, job)
     return store
+
+
+def _lies_in(store: Store, shards: str) -> bool:
+    """Whether a store lies below a folder; a glob names files, and nothing lies below them."""
+    fs, path = filesystem(shards)
+    folder = os.path.realpath(path) if is_local(fs) else path
+    outer = str(fs.unstrip_protocol(folder)).rstrip("/") + "/"
+    return str(store.fs.unstrip_protocol(store.base)).startswith(outer)
 
 
 def check_folder(store: Store, job: Job) -> None:

@@ -11,10 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+from fsspec.implementations.local import LocalFileSystem
 from typer.testing import CliRunner
 
 from pairsieve.pipelines.cli import app
+from pairsieve.pipelines.progress import Silent
 from pairsieve.pipelines.reshard import reshard, summary
 from pairsieve.pipelines.reshard_job import ReshardManifest
 from pairsieve.schemas.errors import IncompleteError, PairsieveError, PoolError, ShardError, UserError
@@ -263,8 +267,6 @@ def test_odd_folders_are_refused(pool: Path, tmp_path: Path, name: str) -> None:
 
 def test_hostile_captions_are_no_broken_shards(tmp_path: Path) -> None:
     """A caption that UTF-8 cannot hold, and sizes that are none, are columns like others."""
-    import pyarrow.parquet as pq
-
     pool = tmp_path / "pool"
     pool.mkdir()
     told = json.dumps({"uid": uid_of(1), "caption": "a\ud800", "width": 2**70, "height": True}).encode()
@@ -361,9 +363,6 @@ def test_long_endings_are_flaws(tmp_path: Path) -> None:
 
 def test_other_inputs_are_refused(pool: Path, tmp_path: Path) -> None:
     """A folder without shards, Parquet files without uids, a folder that is not there."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     empty = tmp_path / "empty"
     empty.mkdir()
     with pytest.raises(PoolError, match=r"no \.tar or \.parquet file"):
@@ -377,9 +376,6 @@ def test_other_inputs_are_refused(pool: Path, tmp_path: Path) -> None:
 
 def test_broken_parquet_shard_is_named(tmp_path: Path) -> None:
     """As a broken tar."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     pool = tmp_path / "pool"
     pool.mkdir()
     for i in (0, 1):
@@ -417,3 +413,108 @@ def test_exit_codes(pool: Path, tmp_path: Path) -> None:
     with pytest.raises(PairsieveError) as error:
         shard(tmp_path / os.devnull, tmp_path / "out")
     assert error.value.exit_code == 2
+
+
+class Said(Silent):
+    """Keeps the lines."""
+
+    def __init__(self) -> None:
+        """None so far."""
+        self.lines: list[str] = []
+
+    def say(self, line: str) -> None:
+        """Keep it."""
+        self.lines.append(line)
+
+
+def write_images(path: Path, numbers: list[int]) -> None:
+    """A Parquet shard."""
+    columns = {
+        "jpg": [sample(n)["jpg"] for n in numbers],
+        "text": ["t"] * len(numbers),
+        "uid": list(map(uid_of, numbers)),
+    }
+    pq.write_table(pa.table(columns), path)
+
+
+def test_folders_part_are_read_and_others_named(tmp_path: Path) -> None:
+    """Shards of part_* are inputs; those of any other folder are told in a line, and in the manifest."""
+    pool, said = tmp_path / "pool", Said()
+    for name, first in (("part_0", 0), ("part_1", 1), ("old", 2), ("part_1/deep", 3)):
+        (pool / name).mkdir(parents=True)
+        write_tar(pool / name / "00000.tar", {"a": sample(2 * first), "b": sample(2 * first + 1)})
+    write_tar(pool / "x.tar", {"a": sample(20)})
+    manifest = shard(pool, tmp_path / "out", [0, 1, 2, 3, 20], progress=said)
+    assert [one.file for one in manifest.inputs] == ["part_0/00000.tar", "part_1/00000.tar", "x.tar"]
+    assert (manifest.written, manifest.unread) == (5, ("old/ (1 shards)", "part_1/deep/ (1 shards)"))
+    assert [line for line in said.lines if "not read: old/ (1 shards) (and part_1/deep/" in line]
+    assert any("not read: old/" in line for line in summary(manifest))
+    assert shard(pool, tmp_path / "out", [0, 1, 2, 3, 20]) == manifest
+
+
+def test_part_that_cannot_be_listed_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A part is never left out in silence; a folder that nobody asked for may be closed."""
+    for name in ("part_0", "part_1", "lost+found"):
+        write_pool(tmp_path / "pool" / name, 1)
+    plain, closed = LocalFileSystem.ls, ["lost+found"]
+
+    def ls(fs: LocalFileSystem, path: str, detail: bool = False) -> Any:
+        if any(path.rstrip("/").endswith(name) for name in closed):
+            raise PermissionError(13, "Permission denied", path)
+        return plain(fs, path, detail=detail)
+
+    monkeypatch.setattr(LocalFileSystem, "ls", ls)
+    manifest = shard(tmp_path / "pool", tmp_path / "out", [1])
+    assert (len(manifest.inputs), manifest.unread) == (2, ())
+    closed.append("part_1")
+    with pytest.raises(PoolError, match=r"cannot be listed: .*Permission denied"):
+        shard(tmp_path / "pool", tmp_path / "out2", [1])
+
+
+def test_linked_parts_are_read(tmp_path: Path) -> None:
+    """Parts often lie on several disks."""
+    write_pool(tmp_path / "disk", 1)
+    (tmp_path / "pool").mkdir()
+    (tmp_path / "pool/part_0").symlink_to(tmp_path / "disk")
+    assert shard(tmp_path / "pool", tmp_path / "out", [1]).written == 1
+
+
+def test_shards_in_another_folder_only(tmp_path: Path) -> None:
+    """The line names the folder that has some."""
+    write_pool(tmp_path / "pool" / "sub")
+    with pytest.raises(PoolError, match="no shard in it, but 6 in its folder sub; name that one"):
+        shard(tmp_path / "pool", tmp_path / "out")
+
+
+@pytest.mark.parametrize("name", ["00000000.parquet", "more.parquet"])
+def test_both_kinds_side_by_side_are_refused(pool: Path, tmp_path: Path, name: str) -> None:
+    """Tars and Parquet shards: nobody knows which are meant, until a glob says so."""
+    write_images(pool / name, [500])
+    with pytest.raises(PoolError, match=r"side by side .*give a glob"):
+        shard(pool, tmp_path / "out")
+    subset = write_subset(tmp_path / "one.npy", [500])
+    assert reshard(str(subset), f"{pool}/*.parquet", str(tmp_path / "out"), workers=1).written == 1
+
+
+def test_lists_beside_tars_are_no_shards(pool: Path, tmp_path: Path) -> None:
+    """img2dataset's table of each tar has no image and needs no word; any other table is named."""
+    for tar in pool.glob("*.tar"):
+        pq.write_table(pa.table({"uid": ["x"], "status": ["success"]}), tar.with_suffix(".parquet"))
+    assert shard(pool, tmp_path / "out").unread == ()
+    pq.write_table(pa.table({"uid": ["x"]}), pool / "metadata.parquet")
+    (pool / "torn.parquet").write_bytes(b"PAR1")
+    assert shard(pool, tmp_path / "out2").unread == ("metadata.parquet", "torn.parquet")
+
+
+@pytest.mark.parametrize("name", ["out", "a/b", "part_9"])
+def test_out_below_the_shards_is_refused(pool: Path, name: str) -> None:
+    """The next job would take it for shards; nothing is made there."""
+    with pytest.raises(UserError, match="lies in the folder of the input shards"):
+        shard(pool, pool / name)
+    assert not (pool / name).exists()
+    link = pool.parent / "link"
+    link.symlink_to(pool)
+    with pytest.raises(UserError, match="lies in the folder of the input shards"):
+        shard(link, pool / name)
+    with pytest.raises(UserError, match="lies in the folder of the input shards"):
+        shard(pool, link / name)
