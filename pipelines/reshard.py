@@ -174,12 +174,13 @@ class _Work:
         if not records or self.allow_missing:
             return
         names = f" ({', '.join(examples)}{', …' if uids > len(examples) else ''})" if examples else ""
-        gaps = self.listing.gaps
+        gaps, unread = self.listing.gaps, self.listing.unread
         why = (f"; the numbering lacks {gaps[0]}{_more(gaps)}" if gaps else "") + flaws.told()
+        why += f"; not read: {unread[0]}{_more(unread)}" if unread else ""
         raise IncompleteError(
             f"{given}: {records:,} of {self.checked.records:,} records, {uids:,} uids{names}, have no usable sample"
-            f"{why}; they stand in {self.store.root}/{MISSING}: fetch their shards and the same command continues, "
-            "or --allow-missing goes without"
+            f"{why}; the missing stand in {self.store.root}/{MISSING}: fetch their shards, and the "
+            "same command continues, or --allow-missing goes without"
         )
 
     def _check_any(self, found: Cut, flaws: Flaws, given: str) -> None:

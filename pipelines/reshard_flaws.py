@@ -37,7 +37,8 @@ class Flaws:
         for flaw, count in counts.items():
             self.counts[flaw] = self.counts.get(flaw, 0) + count
             held = self.names.setdefault(flaw, [])
-            held += [place + name for name in names.get(flaw, ())[: NAMED - len(held)]]
+            new = dict.fromkeys(place + name for name in names.get(flaw, ()))  # a key may come again
+            held += [name for name in new if name not in held][: NAMED - len(held)]
 
     def lines(self) -> list[str]:
         """``2 samples without an image (0.tar a, 0.tar b)`` for each flaw, in the order of their names."""

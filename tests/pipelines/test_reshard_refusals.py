@@ -327,7 +327,9 @@ def test_keys_that_come_again_are_damage(tmp_path: Path) -> None:
             info = tarfile.TarInfo(f"{key}.{ending}")
             info.size = len(sample(n)[ending])
             file.addfile(info, io.BytesIO(sample(n)[ending]))
-    with pytest.raises(IncompleteError, match=r"4 of 5 .* 6 samples whose key comes again .*\(0\.tar a, 0\.tar b, "):
+    with pytest.raises(
+        IncompleteError, match=r"4 of 5 .* 6 samples whose key comes again .*\(0\.tar a, 0\.tar b, 0\.tar c, …\)"
+    ):
         shard(pool, tmp_path / "out", [1, 2, 3, 4, 5])
     manifest = shard(pool, tmp_path / "out", [1, 2, 3, 4, 5], allow_missing=True)
     assert (manifest.samples, manifest.written, manifest.flaws) == (7, 1, {"key_again": 6})
@@ -450,6 +452,8 @@ def test_folders_part_are_read_and_others_named(tmp_path: Path) -> None:
     assert [line for line in said.lines if "not read: old/ (1 shards) (and part_1/deep/" in line]
     assert any("not read: old/" in line for line in summary(manifest))
     assert shard(pool, tmp_path / "out", [0, 1, 2, 3, 20]) == manifest
+    with pytest.raises(IncompleteError, match=r"1 of 2 records.*; not read: old/ \(1 shards\)"):
+        shard(pool, tmp_path / "out2", [1, 4])
 
 
 def test_part_that_cannot_be_listed_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
