@@ -1,7 +1,7 @@
 """Embeddings from files (``.npy``, ``.npz``, ``torch.save``) and from Arrow columns, as float32 matrices.
 
 A file is read at the speed of the disk and held once; ``.npy`` is mapped, so that a copy is made only
-where its type is not float32.  Nothing is ever unpickled.
+where its type is not float32.  Torch files are read through an allow-list that runs nothing of theirs.
 """
 
 import zipfile
@@ -55,6 +55,11 @@ def embedding_files(path: str) -> tuple[str, ...]:
         if not file.lower().endswith(ENDINGS):
             raise UserError(f"{file}: embeddings are read from {', '.join(ENDINGS)}; convert it")
     return tuple(found)
+
+
+def all_files(names: str | tuple[str, ...]) -> tuple[str, ...]:
+    """The files of one or more paths or globs; raises as ``embedding_files``."""
+    return tuple(file for name in ((names,) if isinstance(names, str) else names) for file in embedding_files(name))
 
 
 def load_embeddings(path: str, key: str | None = None) -> Matrix:

@@ -20,6 +20,7 @@ from pairsieve.filters._assign import Assigner
 from pairsieve.filters._cache import cached
 from pairsieve.filters._tensors import (
     FileNames,
+    all_files,
     as_matrix,
     check_column,
     check_rows,
@@ -82,19 +83,14 @@ class ImageCluster(Filter):
 
     def _check_targets(self, centroids: list[tuple[str, tuple[int, int]]]) -> None:
         """Refuse targets that do not belong to the centroids, as far as a look at both tells."""
-        targets = [file for each in self._targets for file in embedding_files(each)]
         if len(centroids) < len(embedding_files(self.centroids)):
             return  # too large to be read twice
         clusters, width = sum(shape[0] for _, shape in centroids), centroids[0][1][1]
-        for file, values, is_whole in peek(targets, self.key):
+        for file, values, is_whole in peek(all_files(self.targets), self.key):
             _fit(values if is_whole else values[:1], file, clusters, width)
 
     def files(self) -> tuple[str, ...]:
-        return (*embedding_files(self.centroids), *(file for each in self._targets for file in embedding_files(each)))
-
-    @property
-    def _targets(self) -> tuple[str, ...]:
-        return (self.targets,) if isinstance(self.targets, str) else self.targets
+        return (*embedding_files(self.centroids), *all_files(self.targets))
 
     def resources(self) -> Resources:
         return Resources(cpus=1, gpus=0.0 if self.device == "cpu" else 1.0, gpu_optional=self.device == "auto")
@@ -106,7 +102,7 @@ class ImageCluster(Filter):
 
     def _target_ids(self, assigner: Assigner) -> NDArray[np.int32]:
         """The clusters of the targets: from the cache where there are many to assign."""
-        make = partial(_target_ids, assigner, self._targets, self.key)
+        make = partial(_target_ids, assigner, self.targets, self.key)
         size = sum(Path(file).stat().st_size for file in self.files())
         return cached(f"target clusters, {self.key}", self.files(), make) if size > CACHED_BYTES else make()
 
@@ -141,12 +137,11 @@ def target_clusters(
 
     Arguments as the settings of :class:`ImageCluster`; raises ``UserError`` for files that cannot be used.
     """
-    named = (targets,) if isinstance(targets, str) else targets
-    return _target_ids(Assigner(load_embeddings(centroids), device), named, key)
+    return _target_ids(Assigner(load_embeddings(centroids), device), targets, key)
 
 
-def _target_ids(assigner: Assigner, targets: tuple[str, ...], key: str | None) -> NDArray[np.int32]:
-    found = [_ids_of(assigner, file, key) for each in targets for file in embedding_files(each)]
+def _target_ids(assigner: Assigner, targets: str | tuple[str, ...], key: str | None) -> NDArray[np.int32]:
+    found = [_ids_of(assigner, file, key) for file in all_files(targets)]
     ids = np.unique(np.concatenate(found))
     return ids[ids >= 0].astype(np.int32)
 

@@ -18,11 +18,11 @@ from pairsieve.filters._products import Matrix, blocks, device_of, fixed
 from pairsieve.filters._ranked import Ranked
 from pairsieve.filters._tensors import (
     FileNames,
+    all_files,
     as_matrix,
     check_column,
     check_rows,
     each_file,
-    embedding_files,
     load_embeddings,
     matrix_of,
     peek,
@@ -79,7 +79,7 @@ class NormSim(Ranked):
                 raise ValueError(f"targets: {file} holds {text}; give one model's")
 
     def files(self) -> tuple[str, ...]:
-        return tuple(file for each in self._named for file in embedding_files(each))
+        return all_files(self.targets)
 
     @property
     def _named(self) -> tuple[str, ...]:

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pairsieve.pipelines import npz
-from pairsieve.pipelines.in_place import InPlace, runs
+from pairsieve.pipelines.in_place import MOST, InPlace, runs
 from pairsieve.pipelines.parquet_source import open_source, plain_types
 from pairsieve.pipelines.pools import (
     HeavyReader,
@@ -37,8 +37,6 @@ SIZES = ("original_width", "original_height")
 SCORES = ("clip_b32_similarity_score", "clip_l14_similarity_score")
 THREADS = 32
 """Files whose headers are looked at together; a store that is far away answers slowly."""
-MOST = 2
-"""A file of more than this many times ``shard_rows`` rows is cut at its row groups."""
 
 
 class Datacomp(Pool):
