@@ -153,7 +153,7 @@ class LocalEngine:
             self._pool = ProcessPoolExecutor(width, mp_context=context, initializer=_begin, initargs=begin)
             self._width = width
         try:
-            with _main_not_imported():
+            with _main_not_imported(), _signals_wait():
                 return self._pool.submit(_call, file, item, label)
         except BrokenProcessPool:  # a worker died while it had nothing to do
             self._drop_pool()
@@ -213,6 +213,26 @@ def _follow(driver: int) -> None:
             os.kill(driver, 0)
             time.sleep(0.2)
     os._exit(1)
+
+
+@contextmanager
+def _signals_wait() -> Iterator[None]:
+    """Let Ctrl-C and SIGTERM come after the block: a worker that is starting is not yet on the list of those to kill."""
+    if threading.current_thread() is not threading.main_thread():  # where Python handles no signals
+        yield
+        return
+    came: list[int] = []
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    ours = {number: handler for number, handler in handlers.items() if handler is not None}  # None: not Python's
+    for number in ours:
+        signal.signal(number, lambda number, frame: came.append(number))
+    try:
+        yield
+    finally:
+        for number, handler in ours.items():
+            signal.signal(number, handler)
+        for number in came[:1]:
+            signal.raise_signal(number)
 
 
 @contextmanager

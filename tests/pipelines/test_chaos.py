@@ -22,7 +22,7 @@ import pytest
 from pairsieve.pipelines.run import run
 from tests.support import digests, numbered_rows, recipe, write_csv
 from tests.support_chaos import TABLE, Point, Reference, World, punish, reference, world
-from tests.support_processes import kill, left
+from tests.support_processes import kill, left, members
 
 PAIRS = 3000
 DIRECTORIES = 3
@@ -80,7 +80,8 @@ def started(made: dict[str, Any], out: Path) -> Iterator["subprocess.Popen[Any]"
     file.write_text(json.dumps(made))
     command = [sys.executable, "-m", "pairsieve", "run", str(file), "--out", str(out), "--workers", "2", "--quiet"]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
-    process = subprocess.Popen(command, env=environment, start_new_session=True)
+    with out.with_suffix(".stderr").open("w") as errors:
+        process = subprocess.Popen(command, env=environment, start_new_session=True, stderr=errors)
     try:
         yield process
     finally:
@@ -103,6 +104,21 @@ def test_workers_go_with_their_driver(pool: Path, tmp_path: Path, how: signal.Si
         process.send_signal(how)
         process.wait(30)
         assert not left(process.pid, 15)
+
+
+@pytest.mark.parametrize("delay", [0.02, 0.15, 0.3])
+def test_workers_that_are_starting_go_too(pool: Path, tmp_path: Path, delay: float) -> None:
+    """A SIGTERM that comes while workers start is one line: no worker is left to find its driver gone."""
+    step = {"tests.support_filters:Deliberate": {"value": 1, "seconds": 1}}
+    with started(recipe(pool, step), tmp_path / "run") as process:
+        while len(members(process.pid)) < 3:  # the driver, its resource tracker, its fork server
+            assert process.poll() is None
+            time.sleep(0.001)
+        time.sleep(delay)
+        process.terminate()
+        assert process.wait(30) == 143
+        assert not left(process.pid, 15)
+    assert (tmp_path / "run.stderr").read_text().splitlines() == ["stopped; the same command continues"]
 
 
 def test_orphans_leave_a_later_run_alone(pool: Path, tmp_path: Path) -> None:
