@@ -163,10 +163,27 @@ class PoolFilter(AnyFilter):
     """Also sees a small, mergeable summary of the scope (the survivors, or the pool with ``of: pool``).
 
     Until ``is_settled`` the engine summarizes every shard, merges the summaries in any order and
-    lets ``settle`` reduce them to what ``keep`` and the next round need: a small dict that JSON
-    can hold, ``{}`` at first.  Merging must be associative and commutative, so that the result
-    does not depend on workers or shard order.
+    lets ``settle`` reduce them to what ``keep`` and the next round need: a dict of JSON values and, where
+    they are many, numpy arrays; ``{}`` at first.  Merging must be associative and commutative, so that the
+    result does not depend on workers or shard order.
+
+    What a pair gets from the whole scope is derived, not measured: no score, so that it is made again by every
+    run and verdicts of later steps may compare it.  Tables about the whole scope are for people and tools.
     """
+
+    derives: ClassVar[Mapping[str, pa.DataType]] = {}
+    """Columns that ``derive`` gives, with their types: small ones."""
+
+    def derived(self, available: Mapping[str, pa.DataType]) -> dict[str, pa.DataType]:
+        """Columns that ``derive`` gives with these settings."""
+        return dict(self.derives)
+
+    def summary_inputs(self, available: Mapping[str, pa.DataType]) -> tuple[str, ...]:
+        """Columns that ``summarize`` and ``derive`` are given, besides those of ``keep``; lists and bytes too.
+
+        With such columns a shard comes in batches of up to 131,072 pairs, else in one.
+        """
+        return ()
 
     @abstractmethod
     def is_settled(self, settled: Mapping[str, Any]) -> bool:
@@ -184,9 +201,17 @@ class PoolFilter(AnyFilter):
     def settle(self, summary: Any, settled: Mapping[str, Any]) -> dict[str, Any]:
         """What this round decided, from the summary of the whole scope."""
 
+    def derive(self, pairs: pa.RecordBatch, settled: Mapping[str, Any]) -> dict[str, pa.Array]:
+        """Each pair of the scope's columns of ``derived``, once all is settled; ``keep`` is given them."""
+        return {}
+
+    def tables(self, settled: Mapping[str, Any]) -> dict[str, pa.Table]:
+        """Tables about the whole scope, once all is settled: views ``<step>_<name>`` of the catalog."""
+        return {}
+
     @abstractmethod
     def keep(self, pairs: pa.RecordBatch, settled: Mapping[str, Any]) -> pa.Array:
-        """As ``Filter.keep``, with what the rounds settled."""
+        """As ``Filter.keep``, with what the rounds settled; derived columns are null outside the scope."""
 
 
 class GroupFilter(AnyFilter):

@@ -217,7 +217,7 @@ def _follow(driver: int) -> None:
 
 @contextmanager
 def _signals_wait() -> Iterator[None]:
-    """Let Ctrl-C and SIGTERM come after the block: a worker that is starting is not yet on the list of those to kill."""
+    """Let Ctrl-C and SIGTERM come after the block: a starting worker is not yet among those to kill."""
     if threading.current_thread() is not threading.main_thread():  # where Python handles no signals
         yield
         return
@@ -231,8 +231,8 @@ def _signals_wait() -> Iterator[None]:
     finally:
         for number, handler in ours.items():
             signal.signal(number, handler)
-        for number in came[:1]:
-            signal.raise_signal(number)
+        if came:
+            signal.raise_signal(came[0])
 
 
 @contextmanager
