@@ -9,7 +9,8 @@ from dataclasses import replace
 
 from pairsieve.pipelines import machine
 from pairsieve.pipelines.engine import Capacity, Machine, Needs
-from pairsieve.pipelines.plan import Plan, Step
+from pairsieve.pipelines.plan import Plan
+from pairsieve.pipelines.step import Step
 from pairsieve.schemas import columns
 from pairsieve.schemas.errors import UserError
 

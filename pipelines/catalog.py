@@ -63,9 +63,25 @@ def views(store: Store, plan: "Plan", pool: "Pool", shards: Sequence["PoolShard"
     for step in plan.steps:
         if step.keys:
             yield _view(f"derived_{step.id}", _files(store, f"derived/{step.id}"), columns.DERIVED)
+        elif step.derives:
+            schema = columns.scores(step.derived)
+            yield _view(f"derived_{step.id}", _files(store, f"derived/{step.id}"), schema)
+        for name, file in tables_of(store, step.id).items():
+            yield _view(name, file if store.local else store.url(file), None)
     yield _scores(plan, pool.beside_tables())
     if plan.recipe.output.dataset is not None:
         yield _view("dataset", _files(store, "dataset"), None)
+
+
+def table_name(step: str, name: str) -> str:
+    """File of a table about a step's scope."""
+    return f"derived/{step}/tables/{name}.parquet"
+
+
+def tables_of(store: Store, step: str) -> dict[str, str]:
+    """The tables about a step's scope: view -> file."""
+    names = [name.removesuffix(".parquet") for name in store.names(f"derived/{step}/tables", ".parquet")]
+    return {f"{step}_{name}": table_name(step, name) for name in names}
 
 
 def _pairs(store: Store, pool: "Pool", shards: Sequence["PoolShard"]) -> str:
@@ -105,8 +121,9 @@ def _scores(plan: "Plan", beside: Collection[str]) -> str:
         names = [n for n, kind in step.stored.items() if not columns.is_heavy(kind)]
         parts += [f"s{i}.{_quote(name)}" for name in names]
         joins.append(f"LEFT JOIN {_quote(f'scores_{step.id}')} s{i} ON p.shard = s{i}.shard AND p.row = s{i}.row")
-    for i, step in enumerate(s for s in plan.steps if s.keys):
-        parts.append(f"d{i}.duplicate_of AS {_quote(f'{step.id}_of')}")
+    for i, step in enumerate(s for s in plan.steps if s.keys or s.derives):
+        parts += [f"d{i}.{_quote(name)}" for name in step.derived]
+        parts += [f"d{i}.duplicate_of AS {_quote(f'{step.id}_of')}"] if step.keys else []
         joins.append(f"LEFT JOIN {_quote(f'derived_{step.id}')} d{i} ON p.shard = d{i}.shard AND p.row = d{i}.row")
     return f"CREATE VIEW scores AS SELECT {', '.join(parts)}, v.dropped_by, v.reason {' '.join(joins)}"
 

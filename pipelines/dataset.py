@@ -23,7 +23,7 @@ from pairsieve.pipelines.pools import PoolShard
 from pairsieve.pipelines.shard import HEAVY_ROWS, Context, Shard
 from pairsieve.pipelines.sorted_runs import SLICE, read_run, write_run
 from pairsieve.pipelines.store import Store
-from pairsieve.pipelines.tasks import verdicts_name
+from pairsieve.pipelines.tasks import Tally, verdicts_name
 from pairsieve.schemas import columns, uid
 from pairsieve.schemas.errors import AccountingError, DamagedFileError
 from pairsieve.schemas.run import DatasetFile, DatasetManifest
@@ -219,9 +219,28 @@ class Verify:
         return bool(xxhash.xxh3_128_hexdigest(content) == file.checksum)
 
 
+def fingerprint(context: Context, shards: Sequence[PoolShard], tally: Tally) -> str:
+    """What a dataset depends on: the kept pairs, what was measured and derived of them, its settings and columns."""
+    plan = context.plan
+    output = plan.recipe.output.dataset
+    assert output is not None
+    steps = [step.fingerprint for step in plan.steps]
+    parts = (tally.kept, tally.kept_digest, plan.recipe.seed, output.model_dump_json(), steps)
+    pool = [shard.fingerprint for shard in shards]
+    types = {name: str(kind) for name, kind in dataset_types(plan).items()}
+    derived = [_digest_settled(context.settled[step.id]) for step in plan.steps if step.derives]
+    return digest(repr((parts, pool, types, *derived)))
+
+
 def digest(content: str) -> str:
     """Fingerprint of what a dataset depends on."""
     return hashlib.sha256(content.encode()).hexdigest()[:32]
+
+
+def _digest_settled(settled: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What a pool filter knows of its whole scope: what it derives depends on that and the pair."""
+    plain = {n: hashlib.sha256(v.tobytes()).hexdigest() if isinstance(v, np.ndarray) else v for n, v in settled.items()}
+    return [(name, repr(plain[name])) for name in sorted(plain)]
 
 
 def workplace(store: Store, fingerprint: str) -> str:

@@ -14,13 +14,14 @@ from pairsieve.pipelines import costs, machine
 from pairsieve.pipelines.costs import Cost
 from pairsieve.pipelines.figures import Figure, Kind, wilson
 from pairsieve.pipelines.heads import take
-from pairsieve.pipelines.plan import Plan, Step
+from pairsieve.pipelines.plan import Plan
 from pairsieve.pipelines.plan_report import Report, StepCost, StepPlan
 from pairsieve.pipelines.pools import Pool
 from pairsieve.pipelines.progress import Reporter
 from pairsieve.pipelines.reuse import Reuse, RunDirectory, StepReuse
 from pairsieve.pipelines.sample import Sample, Trial, sample
 from pairsieve.pipelines.sizes import PoolSize, pool_size
+from pairsieve.pipelines.step import Step
 from pairsieve.pipelines.store import Store
 
 SAMPLE = 256

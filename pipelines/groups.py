@@ -12,8 +12,8 @@ from pathlib import Path
 import duckdb
 
 from pairsieve.filters.base import GroupFilter
-from pairsieve.pipelines.plan import Step
 from pairsieve.pipelines.shard import derived_name
+from pairsieve.pipelines.step import Step
 from pairsieve.pipelines.store import Store
 from pairsieve.schemas import columns
 

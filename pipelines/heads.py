@@ -15,11 +15,11 @@ import pyarrow as pa
 from pairsieve.pipelines.ingest import in_place_shards
 from pairsieve.pipelines.parquet_source import open_source
 from pairsieve.pipelines.parts import PartWriter, part_name
-from pairsieve.pipelines.plan import Step
 from pairsieve.pipelines.pool_urls import Urls
 from pairsieve.pipelines.pools import Pool, PoolShard, ShardTask, complete, pairs_name, write_pairs
 from pairsieve.pipelines.shard import Context, Shard
 from pairsieve.pipelines.sizes import SMALL, spread
+from pairsieve.pipelines.step import Step
 from pairsieve.pipelines.store import Store
 from pairsieve.schemas import columns
 from pairsieve.schemas.errors import DamagedFileError

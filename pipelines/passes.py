@@ -16,8 +16,8 @@ import pyarrow as pa
 from pairsieve.filters.base import AnyFilter, batches
 from pairsieve.pipelines.costs import Cost
 from pairsieve.pipelines.parts import LIGHT_ROWS, PartWriter, scatter
-from pairsieve.pipelines.plan import Step
 from pairsieve.pipelines.shard import HEAVY_ROWS, POOL, Rows, Shard, at
+from pairsieve.pipelines.step import Step
 from pairsieve.schemas import columns
 from pairsieve.schemas.errors import PairsieveError
 
@@ -144,7 +144,8 @@ class PassRunner:
 
 
 def stored_rows(kinds: Sequence[pa.DataType]) -> int:
-    """Rows of stored large columns to hold at once: few images, or some 32 MB of features."""
+    """Rows of stored large columns to hold at once: few images, some 32 MB of features, many short lists."""
+    kinds = [kind for kind in kinds if columns.is_heavy(kind) and not columns.is_ids(kind)]
     if not all(pa.types.is_fixed_size_list(kind) and pa.types.is_primitive(kind.value_type) for kind in kinds):
         return HEAVY_ROWS
     width = sum(int(kind.list_size) * int(kind.value_type.bit_width) // 8 for kind in kinds)

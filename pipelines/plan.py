@@ -8,7 +8,6 @@ import json
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from difflib import get_close_matches
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -18,73 +17,12 @@ from pydantic import ValidationError
 from pairsieve.filters.base import AnyFilter, GroupFilter, PoolFilter, UnknownColumnError, scoring_settings
 from pairsieve.filters.load import load, names, short_name
 from pairsieve.pipelines.recipe_file import Key, Source
+from pairsieve.pipelines.step import Step
 from pairsieve.schemas import columns
 from pairsieve.schemas.errors import UserError
 from pairsieve.schemas.recipe import Recipe, StepSpec
 
 RESERVED_IDS = frozenset({"pool", "pairs", "scores", "verdicts", "dataset", "derived", "subset", "shards"})
-
-
-@dataclass(frozen=True)
-class Step:
-    """One filter at one place of a recipe.
-
-    ``writes`` maps each column as the filter calls it to (stored name, type); ``reads`` are the
-    stored columns that ``score`` is given, ``keep_reads`` those that ``keep`` is given besides its
-    own; ``keys`` are a group filter's stored keys, in order, each with its reason.  ``identity`` is
-    JSON of all that decides the measured values: class, version, scoring settings, model files,
-    and the fingerprints of the steps whose columns it reads.  ``reads_pool_only``: no step's.
-    """
-
-    id: str
-    name: str
-    filter: AnyFilter
-    of_pool: bool
-    reads: tuple[str, ...]
-    keep_reads: tuple[str, ...]
-    writes: Mapping[str, tuple[str, pa.DataType]]
-    keys: Mapping[str, str]
-    identity: str
-    reads_pool_only: bool
-
-    @cached_property
-    def fingerprint(self) -> str:
-        """Digest of ``identity``: scores of another fingerprint are stale."""
-        return hashlib.sha256(self.identity.encode()).hexdigest()[:32]
-
-    @property
-    def is_light(self) -> bool:
-        """Whether all that it stores is small: no bytes, no embeddings."""
-        return not any(columns.is_heavy(kind) for kind in self.stored.values())
-
-    @property
-    def stored(self) -> dict[str, pa.DataType]:
-        """Stored columns and their types."""
-        return dict(self.writes.values())
-
-    @property
-    def measures(self) -> bool:
-        """Whether the step has anything to store."""
-        return bool(self.writes)
-
-    @property
-    def light(self) -> dict[str, str]:
-        """Stored name -> the filter's name, of the columns that ``keep`` is given."""
-        return {stored: own for own, (stored, kind) in self.writes.items() if not columns.is_heavy(kind)}
-
-    @property
-    def settles_early(self) -> bool:
-        """Whether its summary of the pool needs nothing measured, so that it can be made before the first pass."""
-        return self._needs_summary and self.of_pool and not self.measures and self.reads_pool_only
-
-    @property
-    def is_barrier(self) -> bool:
-        """Whether its verdict must wait until the step has measured the whole scope."""
-        return isinstance(self.filter, GroupFilter) or (self._needs_summary and not self.settles_early)
-
-    @property
-    def _needs_summary(self) -> bool:
-        return isinstance(self.filter, PoolFilter) and not self.filter.is_settled({})
 
 
 @dataclass(frozen=True)
@@ -107,20 +45,20 @@ class Plan:
         """Every column, of the pool and of all steps."""
         found = dict(self.pool_types)
         for step in self.steps:
-            found |= step.stored
+            found |= step.given
         return found
 
     @property
     def pool_reads(self) -> set[str]:
         """Columns of the pool, by its own names, that steps or the dataset read."""
         spec = self.recipe.output.dataset
-        used = {name for step in self.steps for name in (*step.reads, *step.keep_reads)}
+        used = {name for step in self.steps for name in (*step.reads, *step.keep_reads, *step.summary_reads)}
         used |= set((spec.columns if spec else None) or ())
         return {self.pool_names[name] for name in used if name in self.pool_names}
 
     def producer(self, column: str) -> Step | None:
-        """The step that writes a column; None = the pool."""
-        return next((step for step in self.steps if column in step.stored), None)
+        """The step that measures or derives a column; None = the pool."""
+        return next((step for step in self.steps if column in step.given), None)
 
 
 def make_plan(
@@ -136,7 +74,7 @@ def make_plan(
         key: Key = ("filters", i, spec.filter)
         step = _step(source, key, spec, made, available, fingerprints, steps)
         steps.append(step)
-        available |= step.stored
+        available |= step.given
         fingerprints |= dict.fromkeys(step.stored, step.fingerprint)
     _check_output(source, recipe, available)
     return Plan(recipe, tuple(steps), _passes(steps), pool_types, pool_names)
@@ -166,8 +104,13 @@ def _free(name: str, taken: Mapping[str, str], written: Set[str]) -> str:
 def _stored_names(spec: StepSpec, made: AnyFilter, available: Mapping[str, pa.DataType]) -> dict[str, str]:
     """Own column -> stored column: a leading filter name becomes the step's id."""
     name = short_name(spec.filter)
-    outputs = made.outputs(available)
+    outputs = [*made.outputs(available), *_derived(made, available)]
     return {own: (spec.id or name) + own.removeprefix(name) if own.startswith(name) else own for own in outputs}
+
+
+def _derived(made: AnyFilter, available: Mapping[str, pa.DataType]) -> dict[str, pa.DataType]:
+    """What a pool filter derives."""
+    return made.derived(available) if isinstance(made, PoolFilter) else {}
 
 
 def _step(
@@ -183,19 +126,35 @@ def _step(
     try:
         reads = made.inputs(available)
         _require(reads, available, step_id)
+        _refuse_derived(reads, before)
+        summary_reads = made.summary_inputs(available) if isinstance(made, PoolFilter) else ()
+        _require(summary_reads, available, step_id)
         made.check(available)
         keep_reads = made.keep_inputs(available)
-        writes = _writes(spec, made, available)
+        found = _writes(spec, made, available)
+        derives = {own: found.pop(own) for own in _derived(made, available)}
         _refuse_heavy(keep_reads, available)
         identity = _identity(made, {name: fingerprints.get(name, "pool") for name in reads})
     except UnknownColumnError as error:
         raise source.error(key, f"{step_id}: {error}{_who_writes(error.column)}") from None
     except (ValueError, UserError, OSError) as error:
         raise source.error(key, f"{step_id}: {error}") from None
-    _require_whole_pool(source, key, spec, step_id, (*reads, *keep_reads), before, made.whole_shard)
-    keys = _keys(made, writes, available)
-    is_first = not any(name in fingerprints for name in (*reads, *keep_reads))
-    return Step(step_id, spec.filter, made, spec.of == "pool", reads, keep_reads, writes, keys, identity, is_first)
+    all_reads = (*reads, *keep_reads, *summary_reads)
+    _require_whole_pool(source, key, spec, step_id, all_reads, before, made.whole_shard)
+    return Step(
+        id=step_id,
+        name=spec.filter,
+        filter=made,
+        of_pool=spec.of == "pool",
+        reads=reads,
+        keep_reads=keep_reads,
+        writes=found,
+        keys=_keys(made, found, available),
+        derives=derives,
+        summary_reads=summary_reads,
+        identity=identity,
+        reads_pool_only=not any(name in step.given for step in before for name in all_reads),
+    )
 
 
 def _id(
@@ -213,7 +172,7 @@ def _id(
         raise source.error((*key, "as"), f"as: {wanted!r} is a name of pairsieve's own; choose another")
     if wanted not in taken:
         return wanted
-    if spec.id is None and not made.outputs(available):
+    if spec.id is None and not made.outputs(available) and not _derived(made, available):
         return next(f"{wanted}_{n}" for n in range(2, len(taken) + 3) if f"{wanted}_{n}" not in taken)
     raise source.error(key, f"{wanted}: a step above has this name; give one of them 'as: NAME'")
 
@@ -232,7 +191,8 @@ def _writes(
         if stored in columns.RESERVED:
             raise ValueError(f"writes {stored!r}, a name of pairsieve's own")
         taken.add(stored.casefold())
-    return {own: (names[own], kind) for own, kind in made.outputs(available).items()}
+    types = made.outputs(available) | _derived(made, available)
+    return {own: (names[own], kind) for own, kind in types.items()}
 
 
 def _keys(
@@ -263,7 +223,8 @@ def _usual_outputs(name: str) -> Mapping[str, pa.DataType]:
     """What a filter writes by its class, or with default settings where it has such."""
     kind = load(name)
     try:
-        return dict(kind.writes) or kind().outputs({})
+        writes = dict(kind.writes) | (dict(kind.derives) if issubclass(kind, PoolFilter) else {})
+        return writes or kind().outputs({})
     except ValidationError:
         return {}
 
@@ -277,6 +238,15 @@ def _refuse_heavy(reads: Sequence[str], available: Mapping[str, pa.DataType]) ->
             )
 
 
+def _refuse_derived(reads: Sequence[str], before: Sequence[Step]) -> None:
+    """A score depends on its pair alone; what is derived depends on the others."""
+    for name in reads:
+        if by := next((step.id for step in before if name in step.derived), None):
+            raise ValueError(
+                f"reads {name!r}, which {by} derives from the whole pool; only verdicts may compare it (a 'where')"
+            )
+
+
 def _require_whole_pool(
     source: Source, key: Key, spec: StepSpec, step_id: str, reads: Sequence[str], before: Sequence[Step], is_whole: bool
 ) -> None:
@@ -285,11 +255,11 @@ def _require_whole_pool(
         if is_whole:
             raise source.error(key, f"{step_id}: write 'of: pool': its scores depend on all pairs of a shard")
         return
-    if is_whole and (later := [(name, step.id) for step in before for name in reads if name in step.stored]):
+    if is_whole and (later := [(name, step.id) for step in before for name in reads if name in step.given]):
         name, producer = later[0]
         raise source.error(key, f"{step_id}: reads columns of the pool only, but {name!r} is of the step {producer}")
     for i, step in enumerate(before):
-        if i and not step.of_pool and (partial := [name for name in reads if name in step.stored]):
+        if i and not step.of_pool and (partial := [name for name in reads if name in step.given]):
             raise source.error(
                 key,
                 f"{step_id}: of: pool needs {partial[0]!r} of every pair, but {step.id} measures it for survivors of "

@@ -12,8 +12,9 @@ from pairsieve.filters.base import deciding_settings
 from pairsieve.pipelines.dataset import dataset_types
 from pairsieve.pipelines.describe import cells
 from pairsieve.pipelines.figures import Figure, duration, rounded, short, size
-from pairsieve.pipelines.plan import Plan, Step
+from pairsieve.pipelines.plan import Plan
 from pairsieve.pipelines.plan_report import Report, StepPlan
+from pairsieve.pipelines.step import Step
 
 
 def plan_page(plan: Plan, report: Report, refusals: Sequence[str] = ()) -> Iterator[RenderableType]:

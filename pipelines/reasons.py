@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 from pairsieve.filters.base import deciding_settings
 from pairsieve.pipelines.catalog import CATALOG
 from pairsieve.pipelines.parts import footer, part_name
-from pairsieve.pipelines.plan import Plan, Step
+from pairsieve.pipelines.plan import Plan
 from pairsieve.pipelines.pools import PoolShard, read_manifest
+from pairsieve.pipelines.step import Step
 from pairsieve.pipelines.store import Store
 from pairsieve.pipelines.tasks import verdicts_name
 from pairsieve.schemas.errors import DamagedFileError

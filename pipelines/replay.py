@@ -6,24 +6,26 @@ among the pairs that a step lacks, its count is exact.  Cost: that of verdicts (
 and 1-3 ms a score file.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TypeVar
 
 import numpy as np
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from pairsieve.filters.base import GroupFilter, PoolFilter
-from pairsieve.pipelines import tasks
+from pairsieve.filters.base import PoolFilter
+from pairsieve.pipelines import pool_rounds, tasks
 from pairsieve.pipelines.groups import group
-from pairsieve.pipelines.plan import Step
 from pairsieve.pipelines.pools import PoolShard
 from pairsieve.pipelines.reasons import Before, Cause
-from pairsieve.pipelines.shard import Context, Shard
+from pairsieve.pipelines.shard import Context, Rows, Shard
+from pairsieve.pipelines.step import Step
 from pairsieve.schemas.errors import PairsieveError
 
 Mask = NDArray[np.bool_]
+T = TypeVar("T")
 ENOUGH = 100
 """Pairs whose verdict is known from which their kept share stands for the others'."""
 
@@ -159,8 +161,9 @@ class Replay:
         whole = np.ones(shard.record.rows, bool)
         measured = shard.parts(step).measured if step.measures else whole
         known = measured.copy()
-        for producer in {p.id: p for p in map(self.context.plan.producer, step.keep_reads) if p is not None}.values():
-            known &= shard.parts(producer).measured
+        reads = (*step.keep_reads, *step.summary_reads)
+        for producer in {p.id: p for p in map(self.context.plan.producer, reads) if p is not None}.values():
+            known &= shard.parts(producer).measured if producer.measures else True
         return _Look(measured, known)
 
     def _count(self, k: int, step: Step, looks: Sequence[_Look]) -> Outlook:
@@ -182,7 +185,7 @@ class Replay:
     def _settle(self, step: Step, looks: Sequence[_Look]) -> bool:
         """Let the step see the whole pool as far as it is known; whether its verdicts are then certain."""
         made = step.filter
-        if not isinstance(made, GroupFilter) and not (isinstance(made, PoolFilter) and not made.is_settled({})):
+        if not step.sees_scope:
             return True
         is_pool = step.of_pool and isinstance(made, PoolFilter)
         scopes = self._given if is_pool else [rows.possible for rows in self.rows]
@@ -191,7 +194,7 @@ class Replay:
             not (scope & ~(sure & look.known)).any() for scope, sure, look in zip(scopes, sures, looks, strict=True)
         )
         if isinstance(made, PoolFilter):
-            self._summarize(step, made, [scope & look.known for scope, look in zip(scopes, looks, strict=True)])
+            self._pool(step, [scope & look.known for scope, look in zip(scopes, looks, strict=True)])
         elif self.is_whole:
             for (shard, _), scope, look in zip(self._each(), scopes, looks, strict=True):
                 tasks.write_candidates(shard, step, np.flatnonzero(scope & look.known))
@@ -201,15 +204,17 @@ class Replay:
                 look.known[:] = False
         return is_certain
 
-    def _summarize(self, step: Step, made: PoolFilter, scopes: Sequence[Mask]) -> None:
-        settled: dict[str, Any] = {}
-        while not made.is_settled(settled):
-            summary: Any = None
+    def _pool(self, step: Step, scopes: Sequence[Mask]) -> None:
+        """A pool filter's rounds, and what it derives."""
+
+        def each(task: Callable[[Shard, Step, Rows], T]) -> Iterator[T]:
             for (shard, _), scope in zip(self._each(), scopes, strict=True):
-                seen = made.summarize(shard.decision_batch(step, np.flatnonzero(scope), {}), settled)
-                summary = seen if summary is None else made.merge(summary, seen)
-            settled = made.settle(summary, settled)
-        self.context.settled[step.id] = settled
+                yield task(shard, step, np.flatnonzero(scope))
+
+        pool_rounds.settle(self.context, step, lambda: each(pool_rounds.summarize))
+        if step.derives:
+            self.context.store.remove(f"derived/{step.id}")
+            deque(each(pool_rounds.derive), maxlen=0)
 
     def _decide(self, step: Step, looks: Sequence[_Look], is_certain: bool, found: Outlook) -> None:
         for (shard, _), rows, look in zip(self._each(), self.rows, looks, strict=True):

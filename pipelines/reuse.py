@@ -14,13 +14,13 @@ from pairsieve.pipelines import dataset, heads
 from pairsieve.pipelines.figures import Figure, Kind, size
 from pairsieve.pipelines.ingest import Ingest, in_place_shards, ingest
 from pairsieve.pipelines.overlay import Overlay
-from pairsieve.pipelines.plan import Plan, Step
+from pairsieve.pipelines.plan import Plan
 from pairsieve.pipelines.pools import Pool, PoolShard, ShardTask, load_manifest
 from pairsieve.pipelines.reasons import Before, Cause, before
 from pairsieve.pipelines.replay import Outlook, Replay, Span
-from pairsieve.pipelines.runner import dataset_fingerprint
 from pairsieve.pipelines.shard import Context
 from pairsieve.pipelines.sizes import PoolSize, spread
+from pairsieve.pipelines.step import Step
 from pairsieve.pipelines.store import Store
 from pairsieve.schemas import columns
 from pairsieve.schemas.errors import DamagedFileError, UserError
@@ -192,7 +192,7 @@ class RunDirectory:
             text = "rewritten: what is measured changes" if is_anew else "rewritten if other pairs are kept than now"
             return False, "written" if old is None else text
         tally = replay.tally()
-        if dataset.current(self.store, dataset_fingerprint(self.plan, known, tally)) is not None:
+        if dataset.current(self.store, dataset.fingerprint(replay.context, known, tally)) is not None:
             return True, f"kept as it is ({tally.kept:,} pairs), once its checksums are verified"
         return False, "written" if old is None else f"rewritten: {self._why(old, tally.kept)}"
 

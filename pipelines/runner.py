@@ -10,15 +10,16 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property, reduce
+from functools import cached_property
 from importlib.metadata import version
 from typing import Any, TypeVar
 
+import numpy as np
 import pyarrow as pa
 import yaml
 
 from pairsieve.filters.base import PoolFilter, deciding_settings
-from pairsieve.pipelines import accounting, catalog, costs, dataset, recipe_file, subset, tasks
+from pairsieve.pipelines import accounting, catalog, costs, dataset, pool_rounds, recipe_file, subset, tasks
 from pairsieve.pipelines.capacity import needs_of
 from pairsieve.pipelines.costs import Cost
 from pairsieve.pipelines.engine import ATTEMPTS, Needs
@@ -26,10 +27,11 @@ from pairsieve.pipelines.engines import Engines
 from pairsieve.pipelines.groups import group
 from pairsieve.pipelines.ingest import ingest
 from pairsieve.pipelines.lock import Check
-from pairsieve.pipelines.plan import Plan, Step
+from pairsieve.pipelines.plan import Plan
 from pairsieve.pipelines.pools import Pool, PoolShard, ShardTask
 from pairsieve.pipelines.progress import Reporter
 from pairsieve.pipelines.shard import Context
+from pairsieve.pipelines.step import Step
 from pairsieve.pipelines.store import Store
 from pairsieve.schemas.errors import DamagedFileError
 from pairsieve.schemas.recipe import DatasetOutput, Output
@@ -114,8 +116,8 @@ class Runner:
         self._remove_old_outputs()
         self._write_run_file(source)
         for k, step in enumerate(self.plan.steps):
-            if step.settles_early and isinstance(step.filter, PoolFilter):
-                self._settle(k, step.filter)
+            if step.settles_early:
+                self._settle(k, step)
         *earlier, last = self.plan.passes or [range(0)]
         for steps in earlier if self._ends_open(last) else self.plan.passes:
             self._pass(steps)
@@ -174,7 +176,7 @@ class Runner:
                     count(record.measured)
         last = self.plan.steps[steps[-1]]
         if isinstance(last.filter, PoolFilter):
-            self._settle(steps[-1], last.filter)
+            self._settle(steps[-1], last)
         else:
             deque(self._each(tasks.Candidates(self.context, steps[-1]), Needs(), f"{last.id}: keys"), maxlen=0)
             group(self.store, last)
@@ -201,15 +203,14 @@ class Runner:
             if new:
                 costs.add(self.store, {fingerprints[step]: cost for step, cost in new.items()})
 
-    def _settle(self, k: int, made: PoolFilter) -> None:
-        """Rounds of summaries until the filter knows enough."""
-        step = self.plan.steps[k]
-        settled: dict[str, Any] = {}
-        while not made.is_settled(settled):
-            self.context.settled[step.id] = settled
-            summaries = self._each(tasks.Summarize(self.context, k), Needs(), f"{step.id}: summary")
-            settled = made.settle(reduce(made.merge, summaries), settled)
-        self.context.settled[step.id] = settled
+    def _settle(self, k: int, step: Step) -> None:
+        """Rounds of summaries until the filter knows enough, then what its pairs get from them."""
+        self.store.remove(f"derived/{step.id}")
+        summarize = tasks.Summarize(self.context, k)
+        pool_rounds.settle(self.context, step, lambda: self._each(summarize, Needs(), f"{step.id}: summary"))
+        if step.derives:
+            deque(self._each(tasks.Derive(self.context, k), Needs(), f"{step.id}: pairs"), maxlen=0)
+        pool_rounds.write_tables(self.context, step)
 
     def _verdicts(self, steps: range) -> tasks.Tally:
         """The verdict of every candidate, after the last pass where that is still to run."""
@@ -231,7 +232,7 @@ class Runner:
         if self.old_subset not in (None, self.plan.recipe.output.subset):
             self.store.remove(str(self.old_subset))
         for name in self.store.names("derived"):
-            if name not in {step.id for step in self.plan.steps if step.keys}:
+            if name not in {step.id for step in self.plan.steps if step.keys or isinstance(step.filter, PoolFilter)}:
                 self.store.remove(f"derived/{name}")
 
     def _outputs(self, tally: tasks.Tally) -> None:
@@ -244,7 +245,7 @@ class Runner:
             self._dataset(output.dataset, tally)
 
     def _dataset(self, output: DatasetOutput, tally: tasks.Tally) -> None:
-        fingerprint = dataset_fingerprint(self.plan, self.shards, tally)
+        fingerprint = dataset.fingerprint(self.context, self.shards, tally)
         if self._is_current(fingerprint):
             return
         self.store.remove(dataset.MANIFEST)
@@ -303,17 +304,6 @@ class Runner:
         )
 
 
-def dataset_fingerprint(plan: Plan, shards: Sequence[PoolShard], tally: tasks.Tally) -> str:
-    """What a dataset depends on: the kept pairs, what was measured of them, its settings and columns."""
-    output = plan.recipe.output.dataset
-    assert output is not None
-    steps = [step.fingerprint for step in plan.steps]
-    parts = (tally.kept, tally.kept_digest, plan.recipe.seed, output.model_dump_json(), steps)
-    pool = [shard.fingerprint for shard in shards]
-    types = {name: str(kind) for name, kind in dataset.dataset_types(plan).items()}
-    return dataset.digest(repr((parts, pool, types)))
-
-
 def _part_before(name: str) -> str | None:
     """``00012.2.parquet`` -> ``00012.1.parquet`` -> ``00012.parquet`` -> None."""
     shard, *rest = name.removesuffix(".parquet").split(".")
@@ -334,5 +324,5 @@ def _subset_of(store: Store) -> str | None:
 
 
 def _plain(settled: Mapping[str, Any]) -> dict[str, Any]:
-    """What a reader wants to know of it; the digits of a radix search are not."""
-    return {name: value for name, value in settled.items() if name not in ("prefix", "rank")}
+    """What a reader wants to know of it; the digits of a radix search and long vectors are not."""
+    return {n: v for n, v in settled.items() if n not in ("prefix", "rank") and not isinstance(v, np.ndarray)}

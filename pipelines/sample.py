@@ -10,18 +10,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
 from statistics import median
-from typing import Any
 
 import pyarrow.parquet as pq
 
 from pairsieve.filters.base import GroupFilter, PoolFilter
-from pairsieve.pipelines import dataset, tasks
+from pairsieve.pipelines import dataset, pool_rounds, tasks
 from pairsieve.pipelines.groups import group
 from pairsieve.pipelines.parts import part_name
-from pairsieve.pipelines.plan import Plan, Step
+from pairsieve.pipelines.plan import Plan
 from pairsieve.pipelines.pools import Pool, PoolShard, pairs_name
 from pairsieve.pipelines.progress import Reporter
 from pairsieve.pipelines.shard import Context, Shard
+from pairsieve.pipelines.step import Step
 from pairsieve.pipelines.store import Store
 from pairsieve.schemas.errors import PairsieveError, PoolError
 
@@ -133,15 +133,12 @@ class Tryout:
 
     def _settle(self, k: int, step: Step) -> None:
         """What the step decides over the whole sample."""
-        made = step.filter
-        if isinstance(made, PoolFilter):
-            settled: dict[str, Any] = {}
-            while not made.is_settled(settled):
-                self.context.settled[step.id] = settled
-                summaries = map(tasks.Summarize(self.context, k), self.shards)
-                settled = made.settle(reduce(made.merge, summaries), settled)
-            self.context.settled[step.id] = settled
-        elif isinstance(made, GroupFilter):
+        if isinstance(step.filter, PoolFilter):
+            summarize = tasks.Summarize(self.context, k)
+            pool_rounds.settle(self.context, step, lambda: map(summarize, self.shards))
+            for record in self.shards if step.derives else ():
+                tasks.Derive(self.context, k)(record)
+        elif isinstance(step.filter, GroupFilter):
             for record in self.shards:
                 tasks.Candidates(self.context, k)(record)
             group(self.store, step)
@@ -149,14 +146,14 @@ class Tryout:
     def _leave_out(self, step: Step, error: str) -> None:
         """Go on without a step, and without those that read its columns."""
         self.trials[step.id] = Trial(error=error)
-        lost, left = set(step.stored), []
+        lost, left = set(step.given), []
         for other in self.context.plan.steps:
             if other.id == step.id:
                 continue
-            if lost.isdisjoint((*other.reads, *other.keep_reads)):
+            if lost.isdisjoint((*other.reads, *other.keep_reads, *other.summary_reads)):
                 left.append(other)
             else:
-                lost |= set(other.stored)
+                lost |= set(other.given)
                 self.trials[other.id] = Trial(error=f"it reads what {step.id} measures")
         self.context.plan = replace(self.context.plan, steps=tuple(left))
 

@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 
 from pairsieve.filters.base import AnyFilter, Filter, GroupFilter, Opened, PoolFilter, first_reason
 from pairsieve.pipelines.parts import Parts, scatter
-from pairsieve.pipelines.plan import Plan, Step
+from pairsieve.pipelines.plan import Plan
 from pairsieve.pipelines.pools import HeavyReader, LightReader, PairsFile, Pool, PoolShard, Sources
+from pairsieve.pipelines.step import Step
 from pairsieve.pipelines.store import Store
 from pairsieve.schemas import columns
 from pairsieve.schemas.errors import AccountingError, DamagedFileError, PairsieveError
@@ -136,8 +137,23 @@ class Shard:
         """A light column for the whole shard, null where it is not measured."""
         if name not in self._light:
             step = self.context.plan.producer(name)
-            self._light[name] = self._of_pool(name) if step is None else self.parts(step).light(name)
+            if step is not None and name in step.derived:
+                self._light |= self._derived(step)
+            else:
+                self._light[name] = self._of_pool(name) if step is None else self.parts(step).light(name)
         return self._light[name]
+
+    def _derived(self, step: Step) -> dict[str, pa.Array]:
+        """All that a pool filter derived, null outside its scope."""
+        name = derived_name(step.id, self.record.index)
+        if not self.context.store.exists(name):  # no pair of the shard is in the scope
+            return {stored: pa.nulls(self.record.rows, kind) for stored, kind in step.derived.items()}
+        table = self.context.store.table(name, ["row", *step.derived])
+        places = [table["row"].to_numpy()]
+        return {
+            stored: scatter([table[stored].combine_chunks()], places, 0, self.record.rows, kind)
+            for stored, kind in step.derived.items()
+        }
 
     def _of_pool(self, name: str) -> pa.Array:
         if name == columns.SHARD.name:
@@ -191,9 +207,12 @@ class Shard:
             frame.drop(rows, k, self.decide(step, rows, {}))
         return frame
 
-    def decision_batch(self, step: Step, rows: Rows, fresh: Mapping[str, pa.Array]) -> pa.RecordBatch:
-        """The columns that ``keep`` and ``summarize`` see; ``fresh`` holds columns just measured for ``rows``."""
-        wanted = dict.fromkeys(step.keep_reads) | step.light
+    def decision_batch(
+        self, step: Step, rows: Rows, fresh: Mapping[str, pa.Array], with_derived: bool = False
+    ) -> pa.RecordBatch:
+        """The small columns that ``keep`` and ``summarize`` see; ``fresh`` are those just measured for ``rows``."""
+        wanted: dict[str, str | None] = {**dict.fromkeys(step.keep_reads), **step.light}
+        wanted |= {stored: own for own, (stored, _) in step.derives.items()} if with_derived else {}
         found = {}
         for stored, own in wanted.items():
             found[own or stored] = fresh[stored] if stored in fresh else at(self.light(stored), rows)
@@ -203,7 +222,7 @@ class Shard:
         """Why each of the rows goes; null = it stays."""
         if isinstance(step.filter, GroupFilter):
             return self._duplicate_reasons(step, rows)
-        batch = self.decision_batch(step, rows, fresh)
+        batch = self.decision_batch(step, rows, fresh, with_derived=True)
         made = self.context.opened.get(step.id, step.filter) if not step.filter.loads_model else step.filter
         return reasons(_keep(made, batch, self.context.settled.get(step.id, {})), len(rows), step)
 

@@ -12,12 +12,13 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from pairsieve.filters.base import GroupFilter, PoolFilter
+from pairsieve.filters.base import GroupFilter
+from pairsieve.pipelines import pool_rounds
 from pairsieve.pipelines.costs import Cost
 from pairsieve.pipelines.passes import PassRunner
-from pairsieve.pipelines.plan import Step
 from pairsieve.pipelines.pools import PoolShard
 from pairsieve.pipelines.shard import ALIVE, Context, Frame, Shard, at
+from pairsieve.pipelines.step import Step
 from pairsieve.pipelines.subset import write_records
 from pairsieve.schemas import columns, uid
 
@@ -55,11 +56,21 @@ class Summarize:
     def __call__(self, record: PoolShard) -> Any:
         """Summarize the step's scope."""
         step = self.context.plan.steps[self.step]
-        assert isinstance(step.filter, PoolFilter)
         with Shard(self.context, record) as shard:
-            rows = _scope(shard, self.step)
-            batch = shard.decision_batch(step, rows, {})
-            return step.filter.summarize(batch, self.context.settled.get(step.id, {}))
+            return pool_rounds.summarize(shard, step, _scope(shard, self.step))
+
+
+@dataclass
+class Derive:
+    """Write what a pool filter gives each pair of its scope in a shard."""
+
+    context: Context
+    step: int
+
+    def __call__(self, record: PoolShard) -> None:
+        """Derive and write."""
+        with Shard(self.context, record) as shard:
+            pool_rounds.derive(shard, self.context.plan.steps[self.step], _scope(shard, self.step))
 
 
 @dataclass

@@ -76,6 +76,12 @@ def packing(schema: pa.Schema) -> dict[str, Any]:
     }
 
 
+def is_ids(kind: pa.DataType) -> bool:
+    """Whether a column holds lists of integers, or lists of such: small ones, as entries that a caption matches."""
+    is_list = pa.types.is_list(kind) or pa.types.is_large_list(kind)
+    return bool(is_list and (pa.types.is_integer(kind.value_type) or is_ids(kind.value_type)))
+
+
 def _is_number(kind: pa.DataType) -> bool:
     """Whether least and greatest values help a reader: not those of hashes, and of names they cost half the writing."""
     return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind))
