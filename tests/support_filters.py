@@ -4,11 +4,13 @@ import os
 import signal
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pairsieve.filters.base import Filter, Resources, Runtime, Threshold
+from pairsieve.filters.base import Filter, PoolFilter, Resources, Runtime, Threshold, first_reason
 from pairsieve.schemas.errors import UserError
 
 
@@ -216,3 +218,75 @@ class Features(Filter):
 
     def keep(self, pairs: pa.RecordBatch) -> pa.Array:
         return pc.is_valid(pairs["first"])
+
+
+class Letters(Filter):
+    """The code points of the caption, each once: a list to summarize."""
+
+    reads = ("text",)
+    writes = {"letters": pa.list_(pa.int32())}
+    batch_rows = 32
+
+    def score(self, pairs: pa.RecordBatch) -> dict[str, pa.Array]:
+        found = [None if text is None else sorted({ord(c) for c in text}) for text in pairs["text"].to_pylist()]
+        return {"letters": pa.array(found, pa.list_(pa.int32()))}
+
+    def keep(self, pairs: pa.RecordBatch) -> pa.Array:
+        return pa.nulls(pairs.num_rows, pa.string())
+
+
+class Rarest(PoolFilter):
+    """Derive how many captions of the scope have the pair's rarest letter; keep those with at least ``least``."""
+
+    derives = {"rarest_count": pa.int64()}
+
+    column: str = "letters"
+    least: Threshold[int] = 0
+
+    def summary_inputs(self, available: Mapping[str, pa.DataType]) -> tuple[str, ...]:
+        return (self.column,)
+
+    def is_settled(self, settled: Mapping[str, Any]) -> bool:
+        return "counts" in settled
+
+    def summarize(self, pairs: pa.RecordBatch, settled: Mapping[str, Any]) -> Any:
+        return np.bincount(pc.list_flatten(pairs[self.column]).to_numpy(), minlength=256)[:256].astype(np.int64)
+
+    def merge(self, one: Any, other: Any) -> Any:
+        return one + other
+
+    def settle(self, summary: Any, settled: Mapping[str, Any]) -> dict[str, Any]:
+        return {"counts": summary, "letters": int((summary > 0).sum())}
+
+    def derive(self, pairs: pa.RecordBatch, settled: Mapping[str, Any]) -> dict[str, pa.Array]:
+        rows = [ids or () for ids in pairs[self.column].to_pylist()]
+        least = [min((int(settled["counts"][i]) for i in ids), default=None) for ids in rows]
+        return {"rarest_count": pa.array(least, pa.int64())}
+
+    def tables(self, settled: Mapping[str, Any]) -> dict[str, pa.Table]:
+        letters = np.flatnonzero(settled["counts"])
+        return {"letters": pa.table({"letter": [chr(i) for i in letters], "count": settled["counts"][letters]})}
+
+    def keep(self, pairs: pa.RecordBatch, settled: Mapping[str, Any]) -> pa.Array:
+        few = pc.less(pairs["rarest_count"], self.least)
+        return first_reason(pairs.num_rows, (few, "too_rare"))
+
+
+class DerivesTooLittle(Rarest):
+    """Break the contract: one value for the whole batch."""
+
+    def derive(self, pairs: pa.RecordBatch, settled: Mapping[str, Any]) -> dict[str, pa.Array]:
+        return {"rarest_count": pa.array([1], pa.int64())}
+
+
+class ReadsDerived(Filter):
+    """Measure from a derived column, which no filter may."""
+
+    reads = ("rarest_count",)
+    writes = {"again": pa.int64()}
+
+    def score(self, pairs: pa.RecordBatch) -> dict[str, pa.Array]:
+        return {"again": pairs["rarest_count"]}
+
+    def keep(self, pairs: pa.RecordBatch) -> pa.Array:
+        return pa.nulls(pairs.num_rows, pa.string())
