@@ -145,7 +145,7 @@ class PassRunner:
 
 def stored_rows(kinds: Sequence[pa.DataType]) -> int:
     """Rows of stored large columns to hold at once: few images, some 32 MB of features, many short lists."""
-    kinds = [kind for kind in kinds if columns.is_heavy(kind) and not columns.is_ids(kind)]
+    kinds = [kind for kind in kinds if columns.is_heavy(kind) and not columns.is_items(kind)]
     if not all(pa.types.is_fixed_size_list(kind) and pa.types.is_primitive(kind.value_type) for kind in kinds):
         return HEAVY_ROWS
     width = sum(int(kind.list_size) * int(kind.value_type.bit_width) // 8 for kind in kinds)

@@ -76,10 +76,14 @@ def packing(schema: pa.Schema) -> dict[str, Any]:
     }
 
 
-def is_ids(kind: pa.DataType) -> bool:
-    """Whether a column holds lists of integers, or lists of such: small ones, as entries that a caption matches."""
+def is_items(kind: pa.DataType) -> bool:
+    """Whether a column holds lists of integers or strings, or lists of such: short ones, as what a caption mentions."""
     is_list = pa.types.is_list(kind) or pa.types.is_large_list(kind)
-    return bool(is_list and (pa.types.is_integer(kind.value_type) or is_ids(kind.value_type)))
+    return bool(is_list and (_is_item(kind.value_type) or is_items(kind.value_type)))
+
+
+def _is_item(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_integer(kind) or pa.types.is_string(kind) or pa.types.is_large_string(kind))
 
 
 def _is_number(kind: pa.DataType) -> bool:

@@ -112,8 +112,12 @@ def keyed_hash_of(halves: NDArray[np.void], seed: int) -> NDArray[np.uint64]:
 
 def copy_hash(hashes: NDArray[np.uint64], copies: NDArray[np.int64]) -> NDArray[np.uint64]:
     """64 random-looking bits for each copy of a pair, from its keyed hash; copy 0 has the hash itself."""
-    others = _mix(hashes ^ _mix(copies.astype(np.uint64)))
-    return np.where(copies == 0, hashes, others)
+    return np.where(copies == 0, hashes, item_hash(hashes, copies.astype(np.uint64)))
+
+
+def item_hash(hashes: NDArray[np.uint64], items: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """64 random-looking bits for each (pair, item), from the pair's keyed hash."""
+    return _mix(hashes ^ _mix(items))
 
 
 def _mix(value: NDArray[np.uint64]) -> NDArray[np.uint64]:
