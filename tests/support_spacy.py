@@ -16,6 +16,7 @@ def write_model(folder: Path) -> Path:
     from spacy.tokens import Doc
     from spacy.training import Example
 
+    spacy.util.fix_random_seed(0)
     nlp = spacy.blank("en")
     nlp.add_pipe("tagger")
     nlp.add_pipe("parser", config={"min_action_freq": 1})
@@ -26,7 +27,9 @@ def write_model(folder: Path) -> Path:
         gold = Doc(nlp.vocab, words, heads=[int(h) for h in heads.split()], deps=deps.split(), pos=tags, tags=tags)
         examples.append(Example(Doc(nlp.vocab, words), gold))
     optimizer = nlp.initialize(lambda: examples)
-    ruler.add_patterns([{"patterns": [[{"TAG": tag}]], "attrs": {"POS": tag}} for tag in {*TAGS.values(), "NUM"}])
+    ruler.add_patterns(
+        [{"patterns": [[{"TAG": tag}]], "attrs": {"POS": tag}} for tag in sorted({*TAGS.values(), "NUM"})]
+    )
     for _ in range(40):
         nlp.update(examples, sgd=optimizer)
     nlp.to_disk(folder)
