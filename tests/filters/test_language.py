@@ -97,6 +97,12 @@ def test_several_languages_and_a_least_probability() -> None:
     assert reasons(made, [*texts]) == [None, None, "other_language", "low_probability"]
 
 
+def test_every_language_may_stay() -> None:
+    """``keep: null`` names the language of each caption and drops those that are null alone."""
+    texts = ["A brown dog runs over the grass", "Un chien court", None]
+    assert reasons(opened(keep=None), [*texts]) == [None, None, "null_text"]
+
+
 def test_an_empty_caption_is_what_the_library_says(packaged: Language) -> None:
     """lid.176.ftz takes an empty caption for English, at 12 %; so do we."""
     ((language, probability),) = scored(packaged, pa.array([""]))
