@@ -47,6 +47,8 @@ def filter_page(name: str) -> list[RenderableType]:
         table.add_row(*cells(*row.values()))
     lines = [line.removeprefix("    ") for line in (made.__doc__ or "").strip().split("\n")]
     writes = ", ".join(f"{column} {kind}" for column, kind in made.writes.items())
+    if issubclass(made, PoolFilter) and made.derives:
+        writes += "\nderives: " + ", ".join(f"{column} {kind}" for column, kind in made.derives.items())
     reads = ", ".join(made.reads)
     return [
         f"{name} ({kind_of(made)} filter)\n",
