@@ -192,7 +192,7 @@ def _ts(of: Counts, t: int) -> int | NDArray[np.int64]:
     codes = of.languages.dictionary_encode()
     names, indices = codes.dictionary.to_pylist(), codes.indices.to_numpy().astype(np.int32)
     each = maths.by_language(of.counts, indices, len(names))
-    return np.array(maths.language_ts(each, names.index(of.reference), t), np.int64)[indices]
+    return np.asarray(np.array(maths.language_ts(each, names.index(of.reference), t), np.int64)[indices])
 
 
 def _t_for(of: Counts, target: int) -> int:
@@ -200,7 +200,7 @@ def _t_for(of: Counts, target: int) -> int:
     expected = _expected(of)
     if expected is None:
         raise UserError(
-            f"{of.where}: counts tell no size without the number of pairs that match; give --matched-rows, or name a run"
+            f"{of.where}: counts alone tell no size; give --matched-rows, the number of pairs that match, or name a run"
         )
     low, high = 0, max(1, int(of.counts.max(initial=1)))
     if expected(high) < target:
