@@ -88,3 +88,13 @@ def test_ray_sets_a_broken_shard_aside(tmp_path: Path, how: str, says: str) -> N
         run(recipe(pool, {"tests.support_filters:Fragile": fragile}), tmp_path / "run", engine="ray", workers=2)
     found = sorted(p.name for p in (tmp_path / "run" / "scores" / "Fragile").glob("*.parquet"))
     assert found == ["00000.parquet", "00002.parquet", "00003.parquet"]
+
+
+@pytest.mark.usefixtures("_workers_find_tests")
+def test_what_a_pool_filter_derives_is_the_same_on_ray(tmp_path: Path) -> None:
+    """Vectors of counts travel to Ray's workers as to any other."""
+    pool = write_csv(tmp_path / "list.csv", numbered_rows(400))
+    steps = ("tests.support_filters:Letters", {"metadata_balance": {"target_rows": 150, "entries": "letters"}})
+    for engine in ("local", "ray"):
+        run(recipe(pool, *steps), tmp_path / engine, engine=engine, workers=2)
+    assert digests(tmp_path / "ray") == digests(tmp_path / "local")
