@@ -127,3 +127,16 @@ def _irregular(source: Source, name: str) -> dict[str, list[str]]:
     """Inflected form -> its base forms."""
     lines = source.read(name).decode("utf-8", "replace").split("\n")
     return {form: bases for form, *bases in (line.split() for line in lines if line.strip())}
+
+
+def synset_names(source: Source) -> Iterator[str]:
+    """The first lemma of every synset as it stands in ``data.*`` (wndb(5WN)), in nltk's order of parts of speech."""
+    for part in PARTS.values():
+        name = f"data.{part}"
+        for number, line in enumerate(source.read(name).decode("utf-8", "replace").split("\n"), 1):
+            if line.startswith(" ") or not line:
+                continue
+            fields = line.split(" ", 5)
+            if len(fields) < 6:
+                raise UserError(f"wordnet: {source.path}: {name}, line {number} is damaged; install it again")
+            yield fields[4]

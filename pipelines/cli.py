@@ -18,6 +18,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from pairsieve.pipelines.metadata_cli import metadata
 from pairsieve.pipelines.storage_errors import explain, is_exhausted
 from pairsieve.schemas.errors import MissingExtraError, PairsieveError, UserError
 
@@ -240,6 +241,9 @@ def cluster(
     save(out, found.centroids)
     lost = f", {found.missing:,} had no embedding" if found.missing else ""
     _console().print(f"{clusters:,} centroids from {found.vectors:,} pairs{lost}: {out}", soft_wrap=True)
+
+
+app.command()(metadata)
 
 
 @app.command()
