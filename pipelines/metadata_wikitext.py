@@ -29,13 +29,15 @@ class Page:
 
     @classmethod
     def parse(cls, content: bytes) -> "Page | None":
-        """A page from ``<page>`` to ``</page>``; None where that is not XML in UTF-8."""
+        """A page from ``<page>`` to ``</page>``; None where that is not XML in UTF-8, or has no namespace."""
         fields = _Fields()
         try:
             fields.read(content)
         except expat.ExpatError:
             return None
         found = fields.found
+        if not found["ns"].strip():
+            return None
         return cls(found["ns"].strip(), fields.is_redirect, found["model"].strip() or WIKITEXT, found["text"])
 
     @property

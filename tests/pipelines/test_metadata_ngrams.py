@@ -84,7 +84,7 @@ def test_counts_and_pmi_are_nltks(tmp_path: Path) -> None:
 
 
 def test_pmi_of_known_counts(tmp_path: Path) -> None:
-    """log2(c12·N / (c1·c2)), N being all words: "new york" of 8 words is 1."""
+    """log2(c12·N / (c1·c2)), N being all words."""
     _, pairs, tokens = count(tmp_path, ["new york new york, new x", "york y"])
     assert tokens == 8
     assert {pair: pairs[pair][0] for pair in (("new", "york"), ("york", "y"))} == {("new", "york"): 2, ("york", "y"): 1}
