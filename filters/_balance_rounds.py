@@ -60,7 +60,7 @@ def sizes(texts: Texts, settled: Settled) -> Sizes:
 def chances(uids: pa.Array, texts: Texts, settled: Settled, seed: int) -> Chances:
     """Probabilities and draws for the chosen t; of several texts one is chosen by a further hash."""
     of_texts, of_rows = np.zeros(len(texts.starts)), np.zeros(len(texts.rows) - 1)
-    ts = np.array(settled["ts"], np.float64)
+    ts = settled["ts"].astype(np.float64)
     places = texts.starts, texts.ends, texts.ids
     kernels.probabilities(*places, settled["counts"], _codes(settled), ts, of_texts)
     kernels.means(texts.rows, of_texts, of_rows)

@@ -13,10 +13,9 @@ from pairsieve.filters._metadata import Entries
 
 def entry_ts(settled: Mapping[str, Any]) -> int | NDArray[np.int64]:
     """t, or int64[entries] where languages differ."""
-    if "t_by_language" not in settled:
+    if "language_codes" not in settled:
         return int(settled["t"])
-    ts = np.array(list(settled["t_by_language"].values()), np.int64)
-    return np.asarray(ts[settled["language_codes"]])
+    return np.asarray(settled["ts"][settled["language_codes"]])
 
 
 def entries_table(settled: Mapping[str, Any], names: Entries | None) -> pa.Table:
@@ -37,8 +36,8 @@ def entries_table(settled: Mapping[str, Any], names: Entries | None) -> pa.Table
 
 def sizes_table(settled: Mapping[str, Any]) -> pa.Table:
     """The exact expected rows of each t that was tried."""
-    kind = pa.schema([("t", pa.int64()), ("expected_rows", pa.float64())])
-    return pa.Table.from_pylist([{"t": t, "expected_rows": rows} for t, rows in settled["sizes"]], kind)
+    ts, rows = settled["sizes"].T
+    return pa.table({"t": pa.array(ts.astype(np.int64)), "expected_rows": pa.array(rows)})
 
 
 def languages_table(settled: Mapping[str, Any]) -> pa.Table:

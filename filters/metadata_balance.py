@@ -216,8 +216,8 @@ class MetadataBalance(PoolFilter):
         return np.array([_balance_counts.language_ts(of, reference, t) for t in candidates], np.int64).T
 
     def _chosen(self, found: Settled, t: int) -> dict[str, Any]:
-        ts = self._ts(found, [t])[:, 0].tolist()
-        by_language = dict(zip(found["languages"], ts, strict=True)) if "languages" in found else {}
+        ts = self._ts(found, [t])[:, 0]
+        by_language = dict(zip(found["languages"], ts.tolist(), strict=True)) if "languages" in found else {}
         chosen = {"t": t, "ts": ts} | ({"t_by_language": by_language} if by_language else {})
         return {**found, "candidates": [], **chosen}
 
@@ -282,7 +282,7 @@ def _closed(found: dict[str, Any], drawn: Drawn) -> dict[str, Any]:
     state = ("candidates", "candidate_ts", "bracket", "languages")
     return {
         **{name: value for name, value in found.items() if name not in state},
-        "sizes": sorted({*found["sizes"], (found["t"], expected)}),
+        "sizes": np.array(sorted({*found["sizes"], (found["t"], expected)}), np.float64),
         "head_entries": head.entries,
         "head_matches": head.matches,
         "zero_entries": zero.entries,
