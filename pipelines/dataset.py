@@ -18,9 +18,10 @@ import xxhash
 from pydantic import ValidationError
 
 from pairsieve.pipelines.groups import load, workshop
+from pairsieve.pipelines.passes import stored_rows
 from pairsieve.pipelines.plan import Plan
 from pairsieve.pipelines.pools import PoolShard
-from pairsieve.pipelines.shard import HEAVY_ROWS, Context, Shard
+from pairsieve.pipelines.shard import Context, Shard
 from pairsieve.pipelines.sorted_runs import SLICE, read_run, write_run
 from pairsieve.pipelines.store import Store
 from pairsieve.pipelines.tasks import Tally, verdicts_name
@@ -82,8 +83,9 @@ class Spill:
         runs: list[Run] = []
         held: list[pa.RecordBatch] = []
         with Shard(self.context, record) as shard:
-            for start in range(0, record.rows, HEAVY_ROWS):
-                stop = min(start + HEAVY_ROWS, record.rows)
+            size = stored_rows(list(self.types.values()))
+            for start in range(0, record.rows, size):
+                stop = min(start + size, record.rows)
                 rows = kept[np.searchsorted(kept, start) : np.searchsorted(kept, stop)]
                 if len(rows):
                     held.append(self._batch(shard, start, stop, rows))
