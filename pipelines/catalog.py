@@ -111,14 +111,14 @@ def _duck_path(url: str | None) -> str | None:
 
 
 def _scores(plan: "Plan", beside: Collection[str]) -> str:
-    """One row per candidate: the pool's light columns, every light score, the verdict."""
+    """One row per candidate: the pool's light columns, every light score and list of ids, the verdict."""
     pool = ", ".join(
         f"p.{_quote(stored)} AS {_quote(seen)}" for seen, stored in plan.pool_names.items() if stored not in beside
     )
     parts = [f"p.uid, p.shard, p.row, {pool}"]
     joins = ["FROM pairs p JOIN verdicts v ON p.shard = v.shard AND p.row = v.row"]
     for i, step in enumerate(s for s in plan.steps if s.measures):
-        names = [n for n, kind in step.stored.items() if not columns.is_heavy(kind)]
+        names = [n for n, kind in step.stored.items() if not columns.is_heavy(kind) or columns.is_items(kind)]
         parts += [f"s{i}.{_quote(name)}" for name in names]
         joins.append(f"LEFT JOIN {_quote(f'scores_{step.id}')} s{i} ON p.shard = s{i}.shard AND p.row = s{i}.row")
     for i, step in enumerate(s for s in plan.steps if s.keys or s.derives):
