@@ -18,7 +18,7 @@ from pairsieve.pipelines.engines import EngineName, Engines
 from pairsieve.pipelines.groups import workshop
 from pairsieve.pipelines.lock import locked
 from pairsieve.pipelines.metadata_inputs import TextFile, list_texts, pieces
-from pairsieve.pipelines.metadata_merge import MEMORY, Merged, MergePairs, MergeWords, stretches
+from pairsieve.pipelines.metadata_merge import MEMORY, Merged, MergePairs, MergeWords, Relabel, Run, stretches
 from pairsieve.pipelines.metadata_ngrams import Count, Counted
 from pairsieve.pipelines.metadata_out import FileEntry, MetadataManifest, Output, SourceEntry, versions
 from pairsieve.pipelines.metadata_select import Selection, Taken
@@ -147,14 +147,20 @@ class _Build:
         if not tokens:
             raise UserError(f"--wikipedia: no word in {self.said['texts']}; are these the right files?")
         runs = [run for one in counted for run in one.runs]
-        words = self._merge(
-            "add up words", MergeWords(self.store, self.folder, runs), sum(one.words for one in counted)
-        )
-        chosen.unigrams(self._urls(words), sum(one.distinct for one in words))
+        words = self._merge(MergeWords(self.store, self.folder, runs), sum(one.words for one in counted), "words")
+        chosen.unigrams(self._urls(words))
         least = self.rules.bigrams.least if self.rules.score == "pmi" else None
-        names = [one.name for one in words]
-        task = MergePairs(self.store, self.folder, runs, names, tokens, self.rules.count_least, least)
-        pairs = self._merge("add up bigrams", task, sum(one.pairs for one in counted))
+        task = MergePairs(
+            self.store,
+            self.folder,
+            self._relabel(runs, words),
+            [one.name for one in words],
+            tokens,
+            self.rules.count_least,
+            least,
+            self.rules.long_most,
+        )
+        pairs = self._merge(task, sum(one.pairs for one in counted), "bigrams")
         floor = chosen.bigrams(self._urls(pairs), sum(one.distinct for one in pairs), self.sources.separator)
         self.said["pmi_percentile"] = floor
         if least is not None and math.log2(tokens) < least:
@@ -195,11 +201,17 @@ class _Build:
                     f"{piece.file.url}: one stream, so one worker read it; a -multistream dump, or plain files, is cut"
                 )
 
-    def _merge(self, label: str, task: Any, rows: int) -> list[Merged]:
+    def _relabel(self, runs: Sequence[str], words: Sequence[Merged]) -> list[str]:
+        work = [Run(i, name) for i, name in enumerate(runs)]
+        task, needs = Relabel(self.store, self.folder, words), Needs(memory=COUNT_MEMORY, is_light=False)
+        found = dict(self.engine.map(task, work, needs, "number words"))
+        return [found[i] for i in range(len(work))]
+
+    def _merge(self, task: Any, rows: int, what: str) -> list[Merged]:
         work = stretches(rows)
         found = [Merged("", 0)] * len(work)
-        with self.progress.stage(label, 0) as stage:
-            for i, one in self.engine.map(task, work, Needs(memory=MEMORY * 5 // 4, is_light=False), label):
+        with self.progress.stage(f"add up {what}", 0) as stage:
+            for i, one in self.engine.map(task, work, Needs(memory=MEMORY * 5 // 4, is_light=False), f"add up {what}"):
                 found[i] = one
                 stage.advance(one.distinct)
         return found

@@ -14,6 +14,7 @@ from pairsieve.pipelines.metadata_tokens import BLANK, JOINER, WORD
 
 _bytes = types.Array(uint8, 1, "C", readonly=True)
 _edges = types.Array(int64, 1, "C", readonly=True)
+_keys = types.Array(uint64, 1, "C", readonly=True)
 _flags = types.Array(boolean, 1, "C", readonly=True)
 _ARENA_FULL, _NEVER = np.int64(-1), np.int64(-2)
 _SEED, _PRIME = np.uint64(14695981039346656037), np.uint64(1099511628211)
@@ -177,10 +178,10 @@ def count_spans(
     return len(start)
 
 
-@kernel(types.void(uint64[::1], uint64[::1], int64, uint8[::1]))
-def part_of(first: Any, second: Any, bits: Any, out: Any) -> None:
-    """The part that a pair of words, by their hashes, belongs to in every run: ``bits`` bits."""
+@kernel(types.void(_keys, int64, uint8[::1]))
+def part_of(keys: Any, bits: Any, out: Any) -> None:
+    """The part, of ``bits`` bits, that each key belongs to in every run."""
     shift = np.uint64(64 - bits)
-    for i in range(len(first)):
-        h = (first[i] * _MIX + second[i]) * _MIX2
-        out[i] = np.uint8((h ^ (h >> _THIRD)) * _MIX >> shift)
+    for i in range(len(keys)):
+        h = keys[i] * _MIX
+        out[i] = np.uint8((h ^ (h >> _THIRD)) * _MIX2 >> shift)

@@ -48,30 +48,50 @@ class Selection:
         """Entries in their order; all of them."""
         self._con.register("_wordnet", pa.table({"entry": pa.array(entries, pa.string())}))
         sql = "SELECT entry, NULL::BIGINT AS count, -row_number() OVER () AS score FROM _wordnet"
-        self._take("wordnet", sql, {}, Limits(), len(entries))
+        self._take("wordnet", sql, Limits(), None, len(entries))
 
-    def unigrams(self, files: Sequence[str], seen: int) -> None:
-        """Files of (word, count)."""
-        sql = "SELECT word AS entry, count, count AS score FROM read_parquet($files, hive_partitioning = false)"
-        self._take("unigrams", sql, {"files": list(files)}, self._rules.unigrams, None, seen)
+    def unigrams(self, files: Sequence[str]) -> None:
+        """Files of (word, count), by whose places bigrams name them."""
+        self._con.execute("CREATE TABLE words (number BIGINT, word VARCHAR, count BIGINT)")
+        base = 0
+        for file in files:
+            self._con.execute(
+                "INSERT INTO words SELECT file_row_number + $base, word, count FROM read_parquet($file,"
+                " hive_partitioning = false, file_row_number = true)",
+                {"file": file, "base": base},
+            )
+            base = self._one("SELECT count(*) FROM words")
+        self._take(
+            "unigrams", "SELECT word AS entry, count, count AS score FROM words", self._rules.unigrams, None, base
+        )
 
     def bigrams(self, files: Sequence[str], seen: int, separator: str) -> float | None:
-        """Files of (first, second, count, pmi); gives the percentile of PMI, where the score needs it.
+        """Files of (first, second, count, pmi), after ``unigrams``; gives the percentile of PMI that the score needs.
 
         Where two bigrams read the same (without a space between), the better one counts.
         """
-        files, rank = list(files), "pmi"
-        floor = None
-        if self._rules.score == "metaclip2":
-            floor = percentile(self._con, files)
-            rank = f"power(count + 1, 0.7) * (pmi - {floor or 0.0!r}::DOUBLE)"
+        floor = percentile(self._con, files) if self._rules.score == "metaclip2" else None
+        score = "pmi" if floor is None else f"power(count + 1, 0.7) * (pmi - ({floor!r})::DOUBLE)"
+        limits, unigrams = self._rules.bigrams, self._passed["unigrams"][1]
+        ranked = f"(SELECT *, {score} AS score FROM read_parquet($files, hive_partitioning = false))"
+        given = {"files": list(files), "least": self._best(ranked, list(files), limits, unigrams)}
+        self._con.execute(f"CREATE TABLE best AS FROM {ranked} WHERE $least IS NULL OR score >= $least", given)
         sql = f"""
-            SELECT first || $separator || second AS entry, count, {rank} AS score
-            FROM read_parquet($files, hive_partitioning = false)
+            SELECT a.word || '{separator}' || b.word AS entry, best.count AS count, score
+            FROM best JOIN words a ON a.number = first JOIN words b ON b.number = second
         """
-        unigrams = self._passed.get("unigrams", (0, 0))[1]
-        self._take("bigrams", sql, {"files": files, "separator": separator}, self._rules.bigrams, unigrams, seen)
+        self._take("bigrams", sql, limits, unigrams, seen)
         return floor
+
+    def _best(self, ranked: str, files: Sequence[str], limits: Limits, of: int) -> float | None:
+        """The least score that can pass: only those are read as words."""
+        most = limits.cut(of)
+        if not most:
+            return limits.least
+        sql = f"SELECT score FROM {ranked} ORDER BY score DESC LIMIT 1 OFFSET {most - 1}"
+        found = self._con.execute(sql, {"files": files}).fetchall()
+        bounds = [bound for bound in (limits.least, found[0][0] if found else None) if bound is not None]
+        return max(bounds, default=None)
 
     def titles(self, files: Sequence[str]) -> None:
         """Files of (title, count), one for each hour."""
@@ -80,17 +100,14 @@ class Selection:
             " FROM read_parquet($files, hive_partitioning = false) GROUP BY title",
             {"files": list(files)},
         )
-        (seen,) = self._con.execute("SELECT count(*) FROM titles").fetchall()[0]
-        self._take("titles", "FROM titles", {}, self._rules.titles, None, int(seen))
+        self._take("titles", "FROM titles", self._rules.titles, None, self._one("SELECT count(*) FROM titles"))
 
-    def _take(
-        self, source: str, sql: str, given: dict[str, Any], limits: Limits, of: int | None, seen: int | None = None
-    ) -> None:
+    def _take(self, source: str, sql: str, limits: Limits, of: int | None, seen: int) -> None:
         """Add what passes, best first; ``of`` is what a share is of, or None for the candidates themselves."""
         ranked = f"FROM ({sql}) WHERE {self._eligible()} AND ($least IS NULL OR score >= $least)"
-        given = {**given, "least": limits.least, **self._settings()}
+        given = {"least": limits.least, **self._settings()}
         if limits.share is not None and of is None:
-            of = int(self._con.execute(f"SELECT count(*) {ranked}", given).fetchall()[0][0])
+            of = self._one(f"SELECT count(*) {ranked}", given)
         most = limits.cut(of or 0)
         limit = "" if most is None else f"LIMIT {most}"
         before = self._count()
@@ -99,8 +116,7 @@ class Selection:
             f" entry, count FROM (SELECT entry, count, score {ranked} ORDER BY score DESC, entry, count {limit})",
             given,
         )
-        passed = self._count() - before
-        self._passed[source] = (passed if seen is None else seen, passed)
+        self._passed[source] = (seen, self._count() - before)
 
     def _eligible(self) -> str:
         """What no source may give: nothing, single signs of ASCII; in MetaCLIP 2 what is long or signs alone."""
@@ -113,7 +129,10 @@ class Selection:
         return {} if self._rules.long_most is None else {"long": self._rules.long_most}
 
     def _count(self) -> int:
-        return int(self._con.execute("SELECT count(*) FROM chosen").fetchall()[0][0])
+        return self._one("SELECT count(*) FROM chosen")
+
+    def _one(self, sql: str, given: dict[str, Any] | None = None) -> int:
+        return int(self._con.execute(sql, given).fetchall()[0][0])
 
     def table(self, language: str) -> tuple[pa.Table, dict[str, Taken]]:
         """All entries in their order (``SCHEMA``), and what came of each source."""

@@ -17,7 +17,7 @@ from nltk.collocations import BigramCollocationFinder
 from nltk.metrics import BigramAssocMeasures
 
 from pairsieve.pipelines.metadata_inputs import list_texts, pieces
-from pairsieve.pipelines.metadata_merge import MergePairs, MergeWords, stretches
+from pairsieve.pipelines.metadata_merge import MergePairs, MergeWords, Relabel, Run, stretches
 from pairsieve.pipelines.metadata_ngrams import Count, Room
 from pairsieve.pipelines.metadata_select import Selection, percentile
 from pairsieve.pipelines.metadata_settings import Limits, Rules
@@ -54,16 +54,18 @@ def count(
     store.remove("")
     counted = [Count(store, "runs", room=room)(piece) for piece in pieces(list_texts([str(path)]), plain)]
     runs, tokens = [run for one in counted for run in one.runs], sum(one.tally.get("tokens", 0) for one in counted)
-    words = [MergeWords(store, "runs", runs)(each) for each in stretches(sum(one.words for one in counted), rows)]
-    names = [one.name for one in words]
-    task = MergePairs(store, "runs", runs, names, tokens, 1, least)
+    merged = [MergeWords(store, "runs", runs)(each) for each in stretches(sum(one.words for one in counted), rows)]
+    names = [one.name for one in merged]
+    keys = [Relabel(store, "runs", merged)(Run(i, run)) for i, run in enumerate(runs)]
+    task = MergePairs(store, "runs", keys, names, tokens, least=least)
     pairs = [task(each) for each in stretches(sum(one.pairs for one in counted), rows)]
-    found = pa.concat_tables([store.table(one.name) for one in words])
-    assert len(found) == sum(one.distinct for one in words)
+    found = pa.concat_tables([store.table(name) for name in names])
+    words = found["word"].to_pylist()
+    assert len(found) == sum(one.distinct for one in merged)
     both = pa.concat_tables([store.table(one.name) for one in pairs]).to_pylist()
-    scored = {(row["first"], row["second"]): (row["count"], row["pmi"]) for row in both}
+    scored = {(words[row["first"]], words[row["second"]]): (row["count"], row["pmi"]) for row in both}
     assert least is not None or len(scored) == len(both) == sum(one.distinct for one in pairs)
-    return dict(zip(found["word"].to_pylist(), found["count"].to_pylist(), strict=True)), scored, tokens
+    return dict(zip(words, found["count"].to_pylist(), strict=True)), scored, tokens
 
 
 def nltk_finder(texts: list[str]) -> BigramCollocationFinder:
@@ -150,9 +152,11 @@ def test_metaclip2s_score_orders_bigrams(tmp_path: Path) -> None:
     wanted = {pair: (finder.ngram_fd[pair] + 1) ** 0.7 * (pmi - floor) for pair, pmi in scores.items()}
     files = [str(path) for path in (tmp_path / "work").rglob("pairs.*.parquet")]
     with duckdb.connect() as con:
-        chosen = Selection(con, Rules(bigrams=Limits(most=50), score="metaclip2"))
+        chosen = Selection(con, Rules(unigrams=Limits(), bigrams=Limits(most=50), score="metaclip2"))
+        chosen.unigrams([str(tmp_path / "work" / "runs" / "words.00.parquet")])
         found = chosen.bigrams(files, len(pairs), " ")
-        entries = [tuple(entry.split(" ")) for entry in chosen.table("en")[0]["entry"].to_pylist()]
+        table = chosen.table("en")[0]
+        entries = [tuple(row["entry"].split(" ")) for row in table.to_pylist() if row["source"] == "bigrams"]
     assert found == pytest.approx(floor)
     assert len(entries) == 50
     got = [wanted[entry] for entry in entries]
@@ -162,13 +166,13 @@ def test_metaclip2s_score_orders_bigrams(tmp_path: Path) -> None:
 def test_a_share_is_of_the_words_taken(tmp_path: Path) -> None:
     """Bigrams are cut to a part of the number of unigrams that passed; unigrams to a part of the candidates."""
     pq.write_table(pa.table({"word": [f"w{i:02d}" for i in range(50)], "count": range(50)}), tmp_path / "w.parquet")
-    pairs = {"first": [f"w{i:02d}" for i in range(50)], "second": ["x"] * 50, "count": [1] * 50, "pmi": [1.0] * 50}
+    pairs = {"first": range(50), "second": [0] * 50, "count": [1] * 50, "pmi": [1.0] * 50}
     pq.write_table(pa.table(pairs), tmp_path / "p.parquet")
     with duckdb.connect() as con:
         chosen = Selection(con, Rules(unigrams=Limits(least=10, share=0.5), bigrams=Limits(share=0.4)))
-        chosen.unigrams([str(tmp_path / "w.parquet")], 50)
+        chosen.unigrams([str(tmp_path / "w.parquet")])
         chosen.bigrams([str(tmp_path / "p.parquet")], 50, "")
         table, taken = chosen.table("xx")
     assert (taken["unigrams"].passed, taken["bigrams"].passed) == (20, 8)
     assert Counter(table["source"].to_pylist()) == {"unigrams": 20, "bigrams": 8}
-    assert table["entry"].to_pylist()[:2] + table["entry"].to_pylist()[-1:] == ["w49", "w48", "w07x"]
+    assert table["entry"].to_pylist()[:2] + table["entry"].to_pylist()[-1:] == ["w49", "w48", "w07w00"]
