@@ -127,7 +127,6 @@ def _word(data: Any, first: Any, last: Any, slots: Any, arena: Any, ends: Any, h
         uint64[::1],
         int64[::1],
         uint64[::1],
-        int64[::1],
         int64,
         int64[::1],
     )
@@ -143,13 +142,15 @@ def count_spans(
     ends: Any,
     hashes: Any,
     counts: Any,
-    keys: Any,
     pairs: Any,
     most_pairs: Any,
     used: Any,
 ) -> Any:
-    """Count words from the ``begin``-th on, and neighbours; gives how far it came before a table was full."""
-    mask = np.uint64(len(keys) - 1)
+    """Count words from the ``begin``-th on, and neighbours; gives how far it came before a table was full.
+
+    ``pairs`` are keys and counts side by side: one cache line for both.
+    """
+    mask = np.uint64(len(pairs) // 2 - 1)
     before = _NEVER
     for i in range(begin, len(start)):
         if not follows[i]:
@@ -168,12 +169,12 @@ def count_spans(
             key = np.uint64(before + 1) << _HALF | np.uint64(number)
             h = key * _MIX
             at = (h ^ (h >> _HALF)) & mask
-            while keys[at] != 0 and keys[at] != key:
+            while pairs[at + at] != 0 and pairs[at + at] != key:
                 at = (at + _ONE) & mask
-            if keys[at] == 0:
-                keys[at] = key
+            if pairs[at + at] == 0:
+                pairs[at + at] = key
                 used[1] += 1
-            pairs[at] += 1
+            pairs[at + at + _ONE] += _ONE
         before = number
     return len(start)
 

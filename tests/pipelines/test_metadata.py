@@ -16,7 +16,9 @@ from pairsieve.pipelines.metadata import build
 from pairsieve.pipelines.metadata_inputs import pieces
 from pairsieve.pipelines.metadata_join import join
 from pairsieve.pipelines.metadata_settings import V1, V2, Limits, Rules, Sources
+from pairsieve.pipelines.store import filesystem
 from pairsieve.schemas.errors import PoolError, UserError
+from tests.s3 import S3Server, download
 from tests.support_metadata import export, multistream, page, rows, write_views
 from tests.support_wordnet import need_wordnet
 
@@ -246,3 +248,20 @@ def test_a_broken_file_among_many_is_named(dump: Path, tmp_path: Path) -> None:
     with pytest.raises(PoolError, match=r"broken\.bz2: .*fetch it again"):
         build(str(tmp_path / "m.parquet"), given, RULES, workers=2)
     assert not (tmp_path / "m.parquet").exists()
+
+
+def test_an_object_store_gives_the_same_bytes(built: Path, dump: Path, tmp_path: Path, s3: S3Server) -> None:
+    """Dumps read from a bucket, runs and file written to it: the bytes of a disk, and nothing left beside them."""
+    bucket = s3.make_bucket()
+    fs, _ = filesystem(bucket)
+    for path in dump.iterdir():
+        fs.inner.put_file(str(path), f"{bucket}/in/{path.name}")
+    given = Sources(
+        is_wordnet=False,
+        wikipedia=tuple(f"{bucket}/in/wiki.{name}" for name in ("xml.bz2", "jsonl", "parquet")),
+        titles=(f"{bucket}/in/views-*.gz",),
+    )
+    build(f"{bucket}/out/m.parquet", given, RULES, workers=1)
+    found = download(f"{bucket}/out", tmp_path / "copy")
+    assert sorted(path.name for path in found.iterdir()) == ["m.parquet", "m.parquet.manifest.json"]
+    assert digest(found / "m.parquet") == digest(built)
