@@ -17,7 +17,7 @@ from pairsieve.pipelines.engine import Engine, Needs
 from pairsieve.pipelines.engines import EngineName, Engines
 from pairsieve.pipelines.groups import workshop
 from pairsieve.pipelines.lock import locked
-from pairsieve.pipelines.metadata_inputs import TextFile, list_texts, pieces
+from pairsieve.pipelines.metadata_inputs import Piece, TextFile, bundles, list_texts, pieces
 from pairsieve.pipelines.metadata_merge import MEMORY, Merged, MergePairs, MergeWords, Relabel, Run, stretches
 from pairsieve.pipelines.metadata_ngrams import Count, Counted
 from pairsieve.pipelines.metadata_out import FileEntry, MetadataManifest, Output, SourceEntry, versions
@@ -31,8 +31,8 @@ from pairsieve.pipelines.storage_errors import explained
 from pairsieve.pipelines.store import Store, filesystem
 from pairsieve.schemas.errors import MissingExtraError, UserError
 
-COUNT_MEMORY = 1 << 30
-"""Bytes that a worker takes to count: tables, a batch of texts, a run as it is written; measured 0.7 GB."""
+NEEDS = Needs(memory=MEMORY * 5 // 4, is_light=False)
+"""Of every task, so that workers are kept between them: counting takes 0.7 GB, adding up DuckDB's limit and more."""
 
 
 def build(
@@ -170,12 +170,13 @@ class _Build:
             )
 
     def _count(self) -> list[Counted]:
-        work = pieces(self.texts)
+        cut = pieces(self.texts)
+        work = bundles(cut)
         count = Count(self.store, self.folder, self.sources.segmenter)
         found = [Counted()] * len(work)
         tally = Counter[str]()
         with self.progress.stage("count words", 0) as stage:
-            for i, one in self.engine.map(count, work, Needs(memory=COUNT_MEMORY, is_light=False), "count words"):
+            for i, one in self.engine.map(count, work, NEEDS, "count words"):
                 found[i] = one
                 tally.update(one.tally)
                 stage.advance(one.tally.get("texts", 0), f"{tally['tokens']:,} words")
@@ -185,7 +186,7 @@ class _Build:
             self.notes.append(
                 f"broken: {tally['broken']:,} of {tally['pages']:,} pages or lines; they were passed over"
             )
-        self._note_single(work)
+        self._note_single(cut)
         return found
 
     def _tokenizer(self) -> dict[str, str]:
@@ -193,7 +194,7 @@ class _Build:
             return {"segmenter": self.sources.segmenter, "bigrams": "joined without a space"}
         return {"words": DEFINITION, "bigrams": "joined by a space"}
 
-    def _note_single(self, work: Iterable[Any]) -> None:
+    def _note_single(self, work: Iterable[Piece]) -> None:
         """Say which large file could not be cut."""
         for piece in work:
             if piece.parts == 1 and piece.file.packing is not None and piece.file.size > 1 << 30:
@@ -203,15 +204,14 @@ class _Build:
 
     def _relabel(self, runs: Sequence[str], words: Sequence[Merged]) -> list[str]:
         work = [Run(i, name) for i, name in enumerate(runs)]
-        task, needs = Relabel(self.store, self.folder, words), Needs(memory=COUNT_MEMORY, is_light=False)
-        found = dict(self.engine.map(task, work, needs, "number words"))
+        found = dict(self.engine.map(Relabel(self.store, self.folder, words), work, NEEDS, "number words"))
         return [found[i] for i in range(len(work))]
 
     def _merge(self, task: Any, rows: int, what: str) -> list[Merged]:
         work = stretches(rows)
         found = [Merged("", 0)] * len(work)
         with self.progress.stage(f"add up {what}", 0) as stage:
-            for i, one in self.engine.map(task, work, Needs(memory=MEMORY * 5 // 4, is_light=False), f"add up {what}"):
+            for i, one in self.engine.map(task, work, NEEDS, f"add up {what}"):
                 found[i] = one
                 stage.advance(one.distinct)
         return found
@@ -224,7 +224,7 @@ class _Build:
         task = Views(self.store, self.folder, project, self.rules.hour_least)
         found = list[Viewed]()
         with self.progress.stage("page views", 0) as stage:
-            for _, one in self.engine.map(task, self.views, Needs(), "page views"):
+            for _, one in self.engine.map(task, self.views, NEEDS, "page views"):
                 found.append(one)
                 stage.advance(one.lines)
         lines, broken = sum(one.lines for one in found), sum(one.broken for one in found)

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from pairsieve.pipelines.metadata_inputs import Piece
+from pairsieve.pipelines.metadata_inputs import Bundle
 from pairsieve.pipelines.metadata_text import read_texts
 from pairsieve.pipelines.metadata_tokens import LONGEST, Spans, load_segmenter, segmented, spans
 from pairsieve.pipelines.store import Store
@@ -40,7 +40,7 @@ class Room:
 
 @dataclass
 class Counted:
-    """One piece: what was read (texts, tokens, what was passed over), its runs, and the rows in them."""
+    """One bundle: what was read (texts, tokens, what was passed over), its runs, and the rows in them."""
 
     tally: dict[str, int] = field(default_factory=dict)
     runs: list[str] = field(default_factory=list)
@@ -103,39 +103,40 @@ def _power(least: int) -> int:
 
 @dataclass
 class Count:
-    """Count one piece; its runs and a note of what was read go to ``folder``, and are taken as they are next time."""
+    """Count one bundle of pieces: runs, and a note of what was read, go to ``folder``, and are used if it is there."""
 
     store: Store
     folder: str
     segmenter: str | None = None
     room: Room = field(default_factory=Room)
 
-    def __call__(self, piece: Piece) -> Counted:
+    def __call__(self, bundle: Bundle) -> Counted:
         """See the class."""
-        note = f"{self.folder}/{piece.index:05d}.json"
+        note = f"{self.folder}/{bundle.index:05d}.json"
         if self.store.exists(note):
             return _noted(self.store, note)
         found, tally, tables = Counted(), Counter[str](), Tables(self.room)
-        for words in self._words(piece, tally):
+        for words in self._words(bundle, tally):
             at = 0
             tally["tokens"] += len(words.start)
             while (at := tables.count(words, at)) < len(words.start):
-                self._write(piece, tables, found)
+                self._write(bundle.index, tables, found)
         if tables.used[0]:
-            self._write(piece, tables, found)
+            self._write(bundle.index, tables, found)
         found.tally = dict(sorted(tally.items()))
         self.store.write_json(note, found.__dict__)
         return found
 
-    def _words(self, piece: Piece, tally: "Counter[str]") -> Iterable[Spans]:
+    def _words(self, bundle: Bundle, tally: "Counter[str]") -> Iterable[Spans]:
         segmenter = None if self.segmenter is None else load_segmenter(self.segmenter)
-        for texts in read_texts(piece, tally):
-            yield spans(texts) if segmenter is None else segmented(texts.to_pylist(), segmenter)
+        for piece in bundle.pieces:
+            for texts in read_texts(piece, tally):
+                yield spans(texts) if segmenter is None else segmented(texts.to_pylist(), segmenter)
 
-    def _write(self, piece: Piece, tables: Tables, found: Counted) -> None:
-        name = f"{self.folder}/{piece.index:05d}.{len(found.runs)}"
+    def _write(self, index: int, tables: Tables, found: Counted) -> None:
+        name = f"{self.folder}/{index:05d}.{len(found.runs)}"
         words, pairs = tables.take()
-        number = piece.index << 20 | len(found.runs)
+        number = index << 20 | len(found.runs)
         words = words.append_column("run", pa.repeat(pa.scalar(number, pa.int64()), len(words)))
         write_run(self.store, f"{name}.words.parquet", words)
         write_run(self.store, f"{name}.pairs.parquet", pairs)

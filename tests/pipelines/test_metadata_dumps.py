@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pairsieve.pipelines import metadata_text
-from pairsieve.pipelines.metadata_inputs import list_texts, pieces
+from pairsieve.pipelines.metadata_inputs import bundles, list_texts, pieces
 from pairsieve.pipelines.metadata_text import read_texts
 from pairsieve.pipelines.metadata_wikitext import plain_text
 from pairsieve.schemas.errors import PoolError
@@ -138,6 +138,17 @@ def test_a_folder_of_wikiextractor(tmp_path: Path) -> None:
         (tmp_path / name).write_text(json.dumps({"id": "1", "title": "t", "text": name}) + "\n")
     texts = [text for file in list_texts([str(tmp_path)]) for text in read(file.url)[0]]
     assert texts == ["AA/wiki_00", "AA/wiki_01", "AB/wiki_00"]
+
+
+def test_small_files_are_counted_together(tmp_path: Path) -> None:
+    """Bundles hold every piece once, in order, up to their weight; a piece of more is alone."""
+    for i, size in enumerate([100, 100, 500, 100, 20]):
+        (tmp_path / f"{i}.jsonl").write_bytes(b"{" + b" " * (size - 1))
+    work = pieces(list_texts([str(tmp_path)]))
+    found = bundles(work, 250)
+    assert [[piece.index for piece in bundle.pieces] for bundle in found] == [[0, 1], [2], [3, 4]]
+    assert [bundle.index for bundle in found] == [0, 1, 2]
+    assert bundles([]) == []
 
 
 def test_a_huge_page_is_read_and_a_larger_one_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from nltk.collocations import BigramCollocationFinder
 from nltk.metrics import BigramAssocMeasures
 
-from pairsieve.pipelines.metadata_inputs import list_texts, pieces
+from pairsieve.pipelines.metadata_inputs import bundles, list_texts, pieces
 from pairsieve.pipelines.metadata_merge import MergePairs, MergeWords, Relabel, Run, stretches
 from pairsieve.pipelines.metadata_ngrams import Count, Room
 from pairsieve.pipelines.metadata_select import Selection, percentile
@@ -52,7 +52,7 @@ def count(
     path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts), encoding="utf-8")
     store = Store(str(folder / "work"))
     store.remove("")
-    counted = [Count(store, "runs", room=room)(piece) for piece in pieces(list_texts([str(path)]), plain)]
+    counted = [Count(store, "runs", room=room)(one) for one in bundles(pieces(list_texts([str(path)]), plain), plain)]
     runs, tokens = [run for one in counted for run in one.runs], sum(one.tally.get("tokens", 0) for one in counted)
     merged = [MergeWords(store, "runs", runs)(each) for each in stretches(sum(one.words for one in counted), rows)]
     names = [one.name for one in merged]
@@ -126,10 +126,10 @@ def test_a_counted_piece_is_not_counted_again(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     path.write_text('{"text": "one two"}\n')
     store = Store(str(tmp_path / "work"))
-    (piece,) = pieces(list_texts([str(path)]))
-    first = Count(store, "runs")(piece)
+    (bundle,) = bundles(pieces(list_texts([str(path)])))
+    first = Count(store, "runs")(bundle)
     path.unlink()
-    assert Count(store, "runs")(piece) == first
+    assert Count(store, "runs")(bundle) == first
 
 
 @given(st.lists(st.floats(-30, 40) | st.sampled_from([0.0, 1.5, -2.25]), min_size=1, max_size=300), st.floats(0.01, 1))
