@@ -98,7 +98,7 @@ class _Build:
 
     def _workplace(self) -> str:
         """The folder of this build's runs; those of any other go."""
-        wanted = (self.texts, self.views, self.sources, self.rules.hour_least, DEFINITION, versions())
+        wanted = (self.texts, self.views, self.sources, self.rules.hour_least, DEFINITION, self._versions())
         name = hashlib.sha256(repr(wanted).encode()).hexdigest()[:32]
         for other in self.store.names(""):
             if other != name and not other.startswith("."):

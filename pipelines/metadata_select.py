@@ -45,9 +45,9 @@ class Selection:
         con.execute("CREATE TABLE signs AS FROM _signs")
 
     def wordnet(self, entries: Sequence[str]) -> None:
-        """Entries in their order; all of them."""
+        """All of them, by code points."""
         self._con.register("_wordnet", pa.table({"entry": pa.array(entries, pa.string())}))
-        sql = "SELECT entry, NULL::BIGINT AS count, -row_number() OVER () AS score FROM _wordnet"
+        sql = "SELECT entry, NULL::BIGINT AS count, 0 AS score FROM _wordnet"
         self._take("wordnet", sql, Limits(), None, len(entries))
 
     def unigrams(self, files: Sequence[str]) -> None:

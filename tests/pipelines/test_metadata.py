@@ -153,6 +153,7 @@ def test_all_sources_with_wordnet(dump: Path, tmp_path: Path) -> None:
     found = build(str(out), sources(dump, is_wordnet=True), RULES, workers=1)
     table = pq.read_table(out)
     assert table["source"].to_pylist()[:86_654] == ["wordnet"] * 86_654
+    assert table["entry"].to_pylist()[:86_654] == sorted(table["entry"].to_pylist()[:86_654])
     assert table["count"].null_count == 86_654
     by_source = {one.source: one for one in found.sources}
     assert by_source["wordnet"].new == 86_654
