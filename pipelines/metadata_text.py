@@ -66,7 +66,17 @@ def _parquet(piece: Piece, tally: Tally) -> Iterator[pa.Array]:
             texts = as_text(column, f"{path}: column 'text'").drop_null()
             tally["texts"] += len(texts)
             tally["bytes"] += pc.sum(pc.binary_length(texts)).as_py() or 0
-            yield texts
+            yield from _halved(texts)
+
+
+def _halved(texts: pa.Array) -> Iterator[pa.Array]:
+    """In parts that are not much larger than ``BATCH``, where there is more than one text."""
+    if len(texts) < 2 or texts.nbytes <= 4 * BATCH:
+        yield texts
+        return
+    middle = len(texts) // 2
+    yield from _halved(texts.slice(0, middle))
+    yield from _halved(texts.slice(middle))
 
 
 def _lines(window: Window, piece: Piece, tally: Tally) -> Iterator[str]:

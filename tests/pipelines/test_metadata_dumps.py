@@ -131,6 +131,17 @@ def test_parquet_is_cut_between_row_groups(tmp_path: Path) -> None:
     assert tally["broken"] == 8
 
 
+def test_large_texts_of_parquet_come_in_small_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No batch is much larger than the limit but for a single text; none is lost."""
+    monkeypatch.setattr(metadata_text, "BATCH", 1000)
+    texts = ["x" * (10 if i % 10 else 9000) for i in range(100)]
+    pq.write_table(pa.table({"text": texts}), tmp_path / "a.parquet")
+    (piece,) = pieces(list_texts([str(tmp_path / "a.parquet")]))
+    found = list(read_texts(piece, Counter()))
+    assert [text for batch in found for text in batch.to_pylist()] == texts
+    assert all(len(batch) == 1 or batch.nbytes <= 4000 for batch in found)
+
+
 def test_a_folder_of_wikiextractor(tmp_path: Path) -> None:
     """Files without an ending in folders of a folder are found, sorted; hidden ones are not."""
     for name in ("AA/wiki_00", "AA/wiki_01", "AB/wiki_00", "AB/.hidden"):
