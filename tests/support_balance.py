@@ -153,7 +153,8 @@ def paper_pairs(rows: int, entries: int, spread: float, seed: int = 0) -> tuple[
         np.int64
     )
     owner = np.repeat(np.arange(rows), sizes)[: len(ids)]
-    keys = np.unique(owner * entries + ids[: len(owner)])
+    keys = np.sort(owner * entries + ids[: len(owner)])
+    keys = keys[np.diff(keys, prepend=-1) > 0]
     offsets = np.searchsorted(keys, np.arange(rows + 1) * entries).astype(np.int32)
     column = pa.ListArray.from_arrays(offsets, (keys % entries).astype(np.int32))
     return pa.table({"uid": numbered_uids(rows), "matched_entries": column}), t
