@@ -18,6 +18,7 @@ from typing import Annotated, Any, ClassVar, TypeAlias, TypeVar
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
 from pairsieve.schemas.errors import MissingExtraError
@@ -229,6 +230,38 @@ class GroupFilter(AnyFilter):
     def order(self) -> str:
         """DuckDB ``ORDER BY`` list over the columns so far: the best pair of a group comes first."""
         return ""
+
+
+class NearFilter(GroupFilter):
+    """Links pairs that share a key and are alike, and keeps one pair of each cluster that the links make.
+
+    ``score`` writes ``key_column``, a list of 64-bit keys a pair; two pairs that have a key in common are candidates.
+    Within the pairs that share a key each is compared with the best of them (``order``), so that the work is linear
+    however many they are; the rounds go on among those that stay until no further pair is linked.  Clusters are
+    the connected components; the best pair of each stays, the others get its uid as ``duplicate_of``.  A null list
+    links with nothing.
+    """
+
+    @property
+    @abstractmethod
+    def key_column(self) -> str:
+        """The column of ``score`` with keys: a list, or fixed-size list, of uint64; few tens a pair."""
+
+    @property
+    @abstractmethod
+    def reason(self) -> str:
+        """Why a pair goes that is like another."""
+
+    def key_columns(self, available: Mapping[str, pa.DataType]) -> dict[str, str]:
+        return {self.key_column: self.reason}
+
+    @abstractmethod
+    def compared(self, available: Mapping[str, pa.DataType]) -> tuple[str, ...]:
+        """Columns that ``alike`` is given, of earlier steps or the pool, or own ones: strings or of a fixed size."""
+
+    @abstractmethod
+    def alike(self, one: pa.RecordBatch, other: pa.RecordBatch) -> NDArray[np.bool_]:
+        """Whether row i of one is like row i of the other, bool[rows]; symmetric, a matter of the two rows alone."""
 
 
 class Opened:
