@@ -11,7 +11,8 @@ from pathlib import Path
 
 import duckdb
 
-from pairsieve.filters.base import GroupFilter
+from pairsieve.filters.base import GroupFilter, NearFilter
+from pairsieve.pipelines.clusters import cluster
 from pairsieve.pipelines.shard import derived_name
 from pairsieve.pipelines.step import Step
 from pairsieve.pipelines.store import Store
@@ -29,6 +30,10 @@ def group(store: Store, step: Step) -> int:
     names = store.names(f"_work/{step.id}", ".parquet")
     if not names:
         return 0
+    if isinstance(step.filter, NearFilter):
+        count = cluster(store, step, [f"_work/{step.id}/{name}" for name in names], step.filter.order())
+        store.remove(f"_work/{step.id}")
+        return count
     with workshop(store) as con:
         files = [store.url(f"_work/{step.id}/{name}") for name in names]
         load(con, "pairs", files)

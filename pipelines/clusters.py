@@ -1,0 +1,214 @@
+"""Clusters of pairs that are alike, wherever they lie: links by shared keys, comparison, connected components.
+
+Pairs are ranked once, so that an id is a rank and a cluster's root its best pair.  Key by key, each member is
+linked to the best with the same key, unless both are in one cluster already; links that ``alike`` confirms unite
+clusters.  The same goes on among the roots, whose keys may have lost their best pair, until a round links nothing:
+so a second run over what stays drops nothing.  Which links there are depends on ranks and keys alone.
+
+One process; memory is 40 bytes a pair, a key's column at a time, and the columns to compare.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from pairsieve.filters.base import NearFilter
+from pairsieve.pipelines.shard import Rows, Shard, at, derived_name
+from pairsieve.pipelines.step import Step
+from pairsieve.pipelines.store import Store
+from pairsieve.schemas import columns
+from pairsieve.schemas.errors import PairsieveError
+
+Ids = NDArray[np.int64]
+COMPARED = 65_536
+"""Links that a filter compares at once."""
+KEY = "_key_{}"
+
+
+def write_keys(shard: Shard, step: Step, rows: Rows, name: str) -> None:
+    """Write the keys of some rows as a work file, a column each, with what ranking and comparing need."""
+    made = _filter(step)
+    stored = {own: there for own, (there, _) in step.writes.items()}
+    keys = at(shard.heavy(stored[made.key_column], 0, shard.record.rows), rows)
+    rows, keys = rows[pc.is_valid(keys).to_numpy(zero_copy_only=False)], keys.drop_null()
+    found = {one: at(shard.light(one), rows) for one in (*columns.PLACE, *step.keep_reads)}
+    for one in made.compared(shard.context.plan.types):
+        found[f"_compared_{one}"] = _column(shard, stored.get(one, one), rows)
+    found |= {KEY.format(i): values for i, values in enumerate(_spread(keys))}
+    shard.context.store.write_table(name, pa.table(found))
+
+
+def _column(shard: Shard, name: str, rows: Rows) -> pa.Array:
+    if columns.is_heavy(shard.context.plan.types[name]):
+        return at(shard.heavy(name, 0, shard.record.rows), rows)
+    return at(shard.light(name), rows)
+
+
+def _spread(keys: pa.Array) -> Iterator[pa.Array]:
+    """The lists' first values, second values, …; null where a list is shorter."""
+    lengths = pc.list_value_length(keys).to_numpy(zero_copy_only=False).astype(np.int64)
+    values = pc.list_flatten(keys).to_numpy(zero_copy_only=False).astype(np.uint64)
+    starts = np.cumsum(lengths) - lengths
+    for i in range(int(lengths.max(initial=0))):
+        has = lengths > i
+        picked = values[np.minimum(starts + i, max(0, len(values) - 1))] if len(values) else np.zeros(0, np.uint64)
+        yield pa.array(picked, mask=~has)
+
+
+def cluster(store: Store, step: Step, names: Sequence[str], order: str) -> int:
+    """Write ``derived/<step>/`` from work files; gives the number of pairs that lose."""
+    work = _Work.open(store, step, names)
+    rank = work.ranked(order)
+    parent = _linked(work, _filter(step), rank)
+    return _write(store, step, work, rank, parent)
+
+
+def _filter(step: Step) -> NearFilter:
+    assert isinstance(step.filter, NearFilter)
+    return step.filter
+
+
+@dataclass(frozen=True)
+class _Work:
+    """The work files of a step; a position is a row of all of them, one after the other."""
+
+    store: Store
+    files: list[pq.ParquetFile]
+    step: Step
+    shard: NDArray[np.int32]
+    row: NDArray[np.int32]
+
+    @classmethod
+    def open(cls, store: Store, step: Step, names: Sequence[str]) -> "_Work":
+        files = [store.parquet(name) for name in names]
+        places = [file.read(["shard", "row"], use_threads=False) for file in files]
+        shard, row = (np.concatenate([p[n].to_numpy() for p in places]) for n in ("shard", "row"))
+        return cls(store, files, step, shard, row)
+
+    def ranked(self, order: str) -> Ids:
+        """The positions of all pairs, the best first."""
+        from pairsieve.pipelines.groups import workshop
+
+        names = ["uid", "shard", "row", *(n for n in self.step.keep_reads if n not in columns.PLACE)]
+        with workshop(self.store) as con:
+            for i, file in enumerate(self.files):
+                con.register("part", file.read(names, use_threads=False))
+                con.execute(f"{'INSERT INTO pairs' if i else 'CREATE TABLE pairs AS'} SELECT * FROM part")
+                con.unregister("part")
+            by = f"{order}, uid, shard, row" if order else "uid, shard, row"
+            found = con.sql(f"SELECT shard, row FROM pairs ORDER BY {by}").to_arrow_table()
+        ours = _place(self.shard, self.row)
+        return np.searchsorted(ours, _place(found["shard"].to_numpy(), found["row"].to_numpy())).astype(np.int64)
+
+    @property
+    def keys(self) -> int:
+        """Keys of a pair, at most."""
+        return max(sum(str(name).startswith("_key_") for name in file.schema_arrow.names) for file in self.files)
+
+    def column(self, name: str, kind: pa.DataType) -> pa.Array:
+        """A column of all files; null where a file has none."""
+        found = [
+            file.read([name], use_threads=False)[name].cast(kind).combine_chunks()
+            if name in file.schema_arrow.names
+            else pa.nulls(file.metadata.num_rows, kind)
+            for file in self.files
+        ]
+        return pa.concat_arrays(found)
+
+    def compared(self) -> dict[str, pa.Array]:
+        """What the filter compares, by the filter's names; strings have 64-bit offsets."""
+        names = [n for n in self.files[0].schema_arrow.names if n.startswith("_compared_")]
+        return {name.removeprefix("_compared_"): self.column(name, self._wide(name)) for name in names}
+
+    def _wide(self, name: str) -> pa.DataType:
+        kind = self.files[0].schema_arrow.field(name).type
+        return pa.large_string() if pa.types.is_string(kind) else kind
+
+
+def _place(shard: NDArray[np.int32], row: NDArray[np.int32]) -> Ids:
+    return np.asarray(shard.astype(np.int64) << 32 | row)
+
+
+def _linked(work: _Work, made: NearFilter, rank: Ids) -> Ids:
+    """The root of every id."""
+    from pairsieve.filters import _links
+
+    parent, failed = np.arange(len(rank)), np.empty(0, np.int64)
+    compared, last = work.compared(), -1
+    active = np.arange(len(rank))
+    while len(active) != last:
+        for i in range(work.keys):
+            one, other = _candidates(work.column(KEY.format(i), pa.uint64()), rank, active, parent)
+            is_new = ~_among(one << 32 | other, failed)
+            one, other = one[is_new], other[is_new]
+            alike = _alike(made, compared, rank[one], rank[other])
+            _links.unite(parent, np.ascontiguousarray(one[alike]), np.ascontiguousarray(other[alike]))
+            failed = np.union1d(failed, (one << 32 | other)[~alike])
+        last, active = len(active), np.flatnonzero(parent == np.arange(len(rank)))
+    _links.flatten(parent)
+    return parent
+
+
+def _candidates(keys: pa.Array, rank: Ids, active: Ids, parent: Ids) -> tuple[Ids, Ids]:
+    """Links of one key between ids that are not in one cluster yet."""
+    from pairsieve.filters import _links
+
+    position = rank[active]
+    valid = pc.is_valid(keys).to_numpy(zero_copy_only=False)[position]
+    ids = np.ascontiguousarray(active[valid])
+    values = pc.fill_null(keys, 0).to_numpy(zero_copy_only=False)[position[valid]]
+    size = 1 << max(4, (2 * len(ids)).bit_length())
+    slots, firsts = np.empty(size, np.uint64), np.full(size, -1, np.int64)
+    one, other = np.empty(len(ids), np.int64), np.empty(len(ids), np.int64)
+    count = _links.link(np.ascontiguousarray(values), ids, parent, slots, firsts, one, other)
+    return one[:count], other[:count]
+
+
+def _among(values: Ids, ascending: Ids) -> NDArray[np.bool_]:
+    """Whether each value is one of the others."""
+    if not len(ascending):
+        return np.zeros(len(values), bool)
+    place = np.minimum(np.searchsorted(ascending, values), len(ascending) - 1)
+    return np.asarray(ascending[place] == values)
+
+
+def _alike(made: NearFilter, compared: dict[str, pa.Array], one: Ids, other: Ids) -> NDArray[np.bool_]:
+    """What the filter says of links between positions, some at a time."""
+    found = [np.zeros(0, bool)]
+    for start in range(0, len(one), COMPARED):
+        ends = [pa.array(some[start : start + COMPARED]) for some in (one, other)]
+        batches = [pa.record_batch({name: values.take(end) for name, values in compared.items()}) for end in ends]
+        found.append(np.asarray(made.alike(*batches)))
+        if found[-1].shape != (len(ends[0]),) or found[-1].dtype != np.bool_:
+            raise PairsieveError(f"alike() must give bool[{len(ends[0])}], not {found[-1].dtype}{found[-1].shape}")
+    return np.concatenate(found)
+
+
+def _write(store: Store, step: Step, work: _Work, rank: Ids, parent: Ids) -> int:
+    """The pairs that lose, by shard and row, with the uid that stays."""
+    lost = np.flatnonzero(parent != np.arange(len(parent)))
+    position, best = rank[lost], rank[parent[lost]]
+    order = np.argsort(position, kind="stable")
+    position, best = position[order], best[order]
+    uid = work.column("uid", pa.large_string())
+    reason = next(iter(step.keys.values()))
+    edges = np.flatnonzero(np.diff(work.shard[position], prepend=-1, append=-1)) if len(position) else np.zeros(1, int)
+    for first, last in pairwise(edges):
+        own, theirs = pa.array(position[first:last]), pa.array(best[first:last])
+        table = pa.table(
+            {
+                "uid": uid.take(own),
+                "shard": work.shard[position[first:last]],
+                "row": work.row[position[first:last]],
+                "duplicate_of": uid.take(theirs),
+                "duplicate_by": pa.repeat(pa.scalar(reason), last - first),
+            }
+        )
+        store.write_table(derived_name(step.id, int(work.shard[position[first]])), table.cast(columns.DERIVED))
+    return len(lost)
