@@ -1,5 +1,6 @@
 """metadata_balance in real runs: the verdicts, views and tables are those of the filter alone."""
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,8 @@ import pytest
 from pairsieve.filters.metadata_balance import MetadataBalance
 from pairsieve.pipelines.run import run
 from pairsieve.schemas.errors import PairsieveError, RecipeError
-from tests.support import digests
+from tests.support import digests, kept_texts, write_csv
+from tests.support import recipe as of_urls
 from tests.support_balance import Played, pairs_of, play, zipfian_lists
 
 ROWS = 3000
@@ -113,3 +115,23 @@ def test_ids_of_other_metadata(tmp_path: Path) -> None:
     step = {"metadata_balance": {"t": 5, "metadata": str(tmp_path / "metadata.txt")}}
     with pytest.raises(PairsieveError, match="'matched_entries' holds the entry id 7, and ids are 0 to 2"):
         run(recipe(tmp_path, step), tmp_path / "run", workers=1)
+
+
+def test_after_metadata_match(tmp_path: Path) -> None:
+    """From captions to verdicts: each is kept for its words, and each step's table says which."""
+    words = ["a", "dog", "cat", "owl", "emu"]
+    (tmp_path / "metadata.txt").write_text("\n".join([*words, "yak"]))
+    captions = [" ".join(words[i] for i in text if i < 5) for text in zipfian_lists(600, 6, 2.0, seed=8)]
+    rows = [{"url": f"http://e.org/{i}", "text": text} for i, text in enumerate(captions)]
+    steps = (
+        {"metadata_match": str(tmp_path / "metadata.txt")},
+        {"metadata_balance": {"t": 40, "metadata": str(tmp_path / "metadata.txt")}},
+    )
+    made = of_urls(write_csv(tmp_path / "list.csv", rows), *steps)
+    found = run(made, tmp_path / "run", workers=1)
+    counts = Counter(word for text in captions for word in text.split())
+    table = found.query("SELECT * FROM metadata_balance_entries ORDER BY entry_id").to_pylist()
+    assert {row["entry"]: row["count"] for row in table} == {word: counts[word] for word in [*words, "yak"]}
+    kept = Counter(word for text in kept_texts(found) for word in text.split())
+    assert {row["entry"]: row["kept"] for row in table} == {word: kept[word] for word in [*words, "yak"]}
+    assert 0 < found.kept < found.tally.rows - captions.count("")
