@@ -87,6 +87,9 @@ class MetadataBalance(PoolFilter):
     def files(self) -> tuple[str, ...]:
         return () if self.metadata is None else (self.metadata,)
 
+    def imports(self) -> tuple[str, ...]:
+        return ("pairsieve.filters._balance_rounds",)
+
     def derived(self, available: Mapping[str, pa.DataType]) -> dict[str, pa.DataType]:
         found = {PROBABILITY: pa.float64(), DRAW: pa.float64()}
         return found if self.captions == "any" else found | {CAPTION: pa.int32(), CAPTION_PROBABILITY: pa.float64()}
