@@ -135,3 +135,20 @@ def test_after_metadata_match(tmp_path: Path) -> None:
     kept = Counter(word for text in kept_texts(found) for word in text.split())
     assert {row["entry"]: row["kept"] for row in table} == {word: kept[word] for word in [*words, "yak"]}
     assert 0 < found.kept < found.tally.rows - captions.count("")
+
+
+def test_one_of_two_captions(tmp_path: Path) -> None:
+    """The lists of each caption travel through a run; the caption that decides is one that is there."""
+    words = ["a", "dog", "cat", "owl", "emu"]
+    (tmp_path / "metadata.txt").write_text("\n".join(words))
+    texts = [" ".join(words[i] for i in text) for text in zipfian_lists(800, 5, 1.5, seed=9)]
+    rows = [{"url": f"http://e.org/{i}", "text": texts[2 * i], "alt": texts[2 * i + 1]} for i in range(400)]
+    match = {"metadata_match": {"metadata": str(tmp_path / "metadata.txt"), "text": ["text", "alt"]}}
+    made = of_urls(write_csv(tmp_path / "list.csv", rows), match, {"metadata_balance": {"t": 30, "captions": "one"}})
+    found = run(made, tmp_path / "run", workers=1)
+    own = "metadata_balance"
+    rule = f"{own}_draw < {own}_caption_probability"
+    query = f"SELECT count(*) FILTER ({rule}) AS kept, count(DISTINCT {own}_caption) AS captions FROM scores"
+    assert found.query(query).to_pylist() == [{"kept": found.kept, "captions": 2}]
+    settled = found.settled[own]
+    assert abs(found.kept - settled["expected_rows"]) < 4 * settled["sd_rows"]
