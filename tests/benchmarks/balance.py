@@ -1,6 +1,7 @@
 """metadata_balance over synthetic match lists: CPU a row, peak memory, and the same pairs from any shards.
 
     python tests/benchmarks/balance.py [--rows 100000000] [--folder DIR] [--engine]
+    python tests/benchmarks/balance.py --paper 4000000
 
 Writes Parquet shards of uid and matched_entries (Zipfian over 500,000 entries, 5 ids a row, 2 % without any) to a
 folder that it removes, 0.06 GB a million rows.  Two processes play the engine at filter level: they read batches
@@ -31,9 +32,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pairsieve.filters._balance_counts import estimated_rows, most_rows
 from pairsieve.filters._balance_summary import Round
 from pairsieve.filters.metadata_balance import MetadataBalance
 from pairsieve.schemas import uid
+from tests.support_balance import paper_pairs, play
 
 ENTRIES, SHARD_ROWS, BATCH = 500_000, 1_000_000, 131_072
 MEAN = 5
@@ -188,6 +191,22 @@ def looked(session: int) -> dict[int, tuple[float, int]]:
     return found
 
 
+def paper(rows: int) -> None:
+    """Pools whose counts are those of MetaCLIP's paper, at three spreads of matches over texts."""
+    print("paper: 500,000 entries, 3.5 matches a text; head 3.2 %, 94.5 % of matches; kept 25 %, sd 4,035 of 1.6 B")
+    for spread in (1.0, 1.2, 1.4):
+        pairs, t = paper_pairs(rows, ENTRIES, spread)
+        found = play(MetadataBalance(t=t), pairs).settled
+        matched, counts, matches = found["matched_rows"], found["counts"], found["matches"]
+        sd, bound = found["sd_rows"] * (1.6e9 / rows) ** 0.5, most_rows(counts, t) / matched
+        print(
+            f"sigma {spread}: t {t}, {matches / matched:.2f} matches a text; "
+            f"head {found['head_entries'] / ENTRIES:.1%}, {found['head_matches'] / matches:.1%}; "
+            f"tail share {found['tail_share']:.2%}; kept {found['kept_rows'] / matched:.1%}, sd {sd:,.0f} of 1.6 B; "
+            f"sum of min(count, t) {bound:.1%}, estimate {estimated_rows(counts, t, matched) / matched:.1%}"
+        )
+
+
 def main(rows: int, folder: Path, with_engine: bool) -> None:
     """Write, balance a hundredth, a tenth and all; then all again in shards of another size."""
     shards = -(-rows // SHARD_ROWS)
@@ -216,10 +235,13 @@ if __name__ == "__main__":
     parser.add_argument("--rows", type=int, default=10_000_000)
     parser.add_argument("--folder", type=Path, help="where the pool is written; default: a temporary folder")
     parser.add_argument("--engine", action="store_true", help="also in a real run")
+    parser.add_argument("--paper", type=int, help="instead: so many rows with counts as in MetaCLIP's paper")
     given = parser.parse_args()
+    if given.paper:
+        paper(given.paper)
+        sys.exit(0)
     place = Path(tempfile.mkdtemp(prefix="balance-", dir=given.folder))
     try:
         main(given.rows, place, given.engine)
     finally:
         shutil.rmtree(place)
-    sys.exit(0)
