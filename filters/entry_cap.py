@@ -80,7 +80,7 @@ class EntryCap(PoolFilter):
         over = keys[chooses & (counts > self.most)]
         found: dict[str, Any] = {
             "pairs": summary.rows,
-            "entries": len(keys),
+            "entry_count": len(keys),
             "rare_entries": int(len(keys) - chooses.sum()),
             "capped_entries": len(over),
             "choosing": keys[chooses],

@@ -168,7 +168,7 @@ class MetadataBalance(PoolFilter):
             "matched_rows": seen.matched_rows,
             "matched_texts": seen.matched_texts,
         }
-        found |= {"matches": int(counts.sum()), "entries": entries, "counts": counts, "sizes": [], "candidates": []}
+        found |= {"matches": int(counts.sum()), "entry_count": entries, "counts": counts, "sizes": [], "candidates": []}
         if self.by_language and names is not None:
             found |= self._languages(names, counts)
         most = int(counts.max(initial=0))

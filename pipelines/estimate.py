@@ -255,9 +255,11 @@ class Reckoning:
     def _notes(self, steps: tuple[StepPlan, ...]) -> list[str]:
         """What the figures do not tell."""
         found = []
-        groups = any(isinstance(step.filter, GroupFilter) for step in self.plan.steps)
-        if groups and self.found is None and self.tried is not None:
+        is_tried = self.found is None and self.tried is not None
+        if is_tried and any(isinstance(step.filter, GroupFilter) for step in self.plan.steps):
             found.append("duplicates: a sample meets few of the pool's; fewer pairs may stay than it says")
+        if is_tried and (few := [step.id for step in self.plan.steps if step.derives]):
+            found.append(f"{', '.join(few)}: counts of a sample are small; fewer pairs may stay than it says")
         if any(step.cost is not None and step.cost.gpu_seconds for step in steps):
             found.append("GPU steps: wall time is for one GPU")
         return found

@@ -116,7 +116,7 @@ def test_strings_are_entries_too() -> None:
         reasons, settled = decide(EntryCap(most=2, least=2), [batch(lists, kind)])
         assert reasons[2:5] == ["too_rare", "no_entries", "no_entries"]
         assert [reasons[i] for i in (0, 1, 5)].count("over_cap") == 1
-        assert (settled["entries"], settled["rare_entries"], settled["capped_entries"]) == (3, 2, 1)
+        assert (settled["entry_count"], settled["rare_entries"], settled["capped_entries"]) == (3, 2, 1)
 
 
 def test_slices_and_negative_ids_do_no_harm() -> None:

@@ -88,13 +88,13 @@ def test_facts_are_those_of_the_pool(lists: list[list[int] | None], t: int) -> N
     assert (settled["rows"], settled["matched_rows"], settled["matches"]) == (len(lists), sum(map(bool, lists)), total)
     assert settled["head_entries"] == sum(count > t for count in counts.values())
     assert settled["head_matches"] == sum(count for count in counts.values() if count > t)
-    assert settled["zero_entries"] == sum(counts[entry] == 0 for entry in range(settled["entries"]))
+    assert settled["zero_entries"] == sum(counts[entry] == 0 for entry in range(settled["entry_count"]))
     assert settled["tail_share"] == pytest.approx(sum(c for c in counts.values() if c < t) / max(total, 1))
     assert settled["expected_rows"] == literal_size(lists, t) / 2**30
     chances = np.nan_to_num(played.derived[PROBABILITY].to_numpy())
     assert settled["sd_rows"] == pytest.approx(np.sqrt((chances * (1 - chances)).sum()), abs=1e-4)
     assert settled["kept_rows"] == played.kept.sum()
-    assert settled["kept"].tolist() == [kept[entry] for entry in range(settled["entries"])]
+    assert settled["kept"].tolist() == [kept[entry] for entry in range(settled["entry_count"])]
 
 
 def test_sizes_are_exact_at_every_t_tried(lists: list[list[int]]) -> None:

@@ -135,6 +135,7 @@ def test_plan_tries_it_on_a_sample(pool: Path) -> None:
     report = planned(recipe(pool, LETTERS, RAREST, {"where": "rarest_count > 1"}), None)
     assert report.sample is not None
     assert not [trial.error for trial in report.sample.steps.values() if trial.error]
+    assert "Rarest: counts of a sample are small; fewer pairs may stay than it says" in report.notes
 
 
 def test_a_filter_that_derives_too_little_is_named(pool: Path, tmp_path: Path) -> None:
