@@ -65,7 +65,7 @@ def cluster(store: Store, step: Step, names: Sequence[str], order: str) -> int:
     """Write ``derived/<step>/`` from work files; gives the number of pairs that lose."""
     work = _Work.open(store, step, names)
     rank = work.ranked(order)
-    parent = _linked(work, _filter(step), rank)
+    parent = _linked(work, rank)
     return _write(store, step, work, rank, parent)
 
 
@@ -135,7 +135,7 @@ def _place(shard: NDArray[np.int32], row: NDArray[np.int32]) -> Ids:
     return np.asarray(shard.astype(np.int64) << 32 | row)
 
 
-def _linked(work: _Work, made: NearFilter, rank: Ids) -> Ids:
+def _linked(work: _Work, rank: Ids) -> Ids:
     """The root of every id."""
     from pairsieve.filters import _links
 
@@ -147,7 +147,7 @@ def _linked(work: _Work, made: NearFilter, rank: Ids) -> Ids:
             one, other = _candidates(work.column(KEY.format(i), pa.uint64()), rank, active, parent)
             is_new = ~_among(one << 32 | other, failed)
             one, other = one[is_new], other[is_new]
-            alike = _alike(made, compared, rank[one], rank[other])
+            alike = _alike(work.step, compared, rank[one], rank[other])
             _links.unite(parent, np.ascontiguousarray(one[alike]), np.ascontiguousarray(other[alike]))
             failed = np.union1d(failed, (one << 32 | other)[~alike])
         last, active = len(active), np.flatnonzero(parent == np.arange(len(rank)))
@@ -178,15 +178,17 @@ def _among(values: Ids, ascending: Ids) -> NDArray[np.bool_]:
     return np.asarray(ascending[place] == values)
 
 
-def _alike(made: NearFilter, compared: dict[str, pa.Array], one: Ids, other: Ids) -> NDArray[np.bool_]:
+def _alike(step: Step, compared: dict[str, pa.Array], one: Ids, other: Ids) -> NDArray[np.bool_]:
     """What the filter says of links between positions, some at a time."""
     found = [np.zeros(0, bool)]
     for start in range(0, len(one), COMPARED):
         ends = [pa.array(some[start : start + COMPARED]) for some in (one, other)]
         batches = [pa.record_batch({name: values.take(end) for name, values in compared.items()}) for end in ends]
-        found.append(np.asarray(made.alike(*batches)))
+        found.append(np.asarray(_filter(step).alike(*batches)))
         if found[-1].shape != (len(ends[0]),) or found[-1].dtype != np.bool_:
-            raise PairsieveError(f"alike() must give bool[{len(ends[0])}], not {found[-1].dtype}{found[-1].shape}")
+            raise PairsieveError(
+                f"{step.id}: alike() must give bool[{len(ends[0])}], not {found[-1].dtype}{found[-1].shape}"
+            )
     return np.concatenate(found)
 
 

@@ -10,7 +10,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pairsieve.filters.base import Filter, PoolFilter, Resources, Runtime, Threshold, first_reason
+from pairsieve.filters._expressions import columns_of, order_list
+from pairsieve.filters.base import Filter, NearFilter, PoolFilter, Resources, Runtime, Threshold, first_reason
 from pairsieve.schemas.errors import UserError
 
 
@@ -290,3 +291,46 @@ class ReadsDerived(Filter):
 
     def keep(self, pairs: pa.RecordBatch) -> pa.Array:
         return pa.nulls(pairs.num_rows, pa.string())
+
+
+class NearNumbers(NearFilter):
+    """Pairs whose score columns differ by at most ``within``; keys are two overlapping grids of cells."""
+
+    reads = ("score",)
+    writes = {"near_numbers_keys": pa.list_(pa.uint64()), "near_number": pa.float64()}
+
+    within: Threshold[float] = 1.0
+    prefer: Threshold[str] = ""
+    wrong: bool = False
+
+    @property
+    def key_column(self) -> str:
+        return "near_numbers_keys"
+
+    @property
+    def reason(self) -> str:
+        return "near_number"
+
+    def keep_inputs(self, available: Mapping[str, pa.DataType]) -> tuple[str, ...]:
+        return columns_of(self.prefer, available, order=True) if self.prefer else ()
+
+    def order(self) -> str:
+        return order_list(self.prefer) if self.prefer else ""
+
+    def compared(self, available: Mapping[str, pa.DataType]) -> tuple[str, ...]:
+        return ("near_number", "text")
+
+    def score(self, pairs: pa.RecordBatch) -> dict[str, pa.Array]:
+        numbers = pairs["score"].cast(pa.float64()).to_pylist()
+        cells = [None if n is None else [int(n // 2), int((n + 1) // 2), 7][: 2 + (n < 50)] for n in numbers]
+        return {
+            "near_numbers_keys": pa.array(cells, pa.list_(pa.uint64())),
+            "near_number": pa.array(numbers, pa.float64()),
+        }
+
+    def alike(self, one: pa.RecordBatch, other: pa.RecordBatch) -> np.ndarray[Any, np.dtype[np.bool_]]:
+        assert one.schema.names == ["near_number", "text"]
+        if self.wrong:
+            return np.zeros(1, bool)
+        gaps = one["near_number"].to_numpy() - other["near_number"].to_numpy()
+        return np.asarray(np.abs(gaps) <= self.within)
