@@ -22,7 +22,7 @@ from pairsieve.filters._metadata import Entries, local_path, read_entries
 from pairsieve.filters._texts import frozen
 
 Rule = Literal["v1", "v2"]
-VERSION = 1
+VERSION = 2
 """Of the tables; raise it where they change for the same metadata."""
 ALL = ""
 """The language of entries that have none."""

@@ -46,6 +46,7 @@ class Words:
 
     shape: tuple[int, int, int, int]
     table: npt.NDArray[np.uint64]
+    sieve: npt.NDArray[np.uint64]
     long: npt.NDArray[np.uint64]
     chain: Ids
 
@@ -53,7 +54,7 @@ class Words:
     def of(cls, arrays: Mapping[str, Any]) -> "Words":
         """Of the arrays that ``build`` gives."""
         words, steps, depth, entries = arrays["words"].tolist()
-        return cls((words, steps, depth, entries), arrays["table"], arrays["long"], arrays["chain"])
+        return cls((words, steps, depth, entries), *(arrays[name] for name in ("table", "sieve", "long", "chain")))
 
     @classmethod
     def build(cls, data: Bytes, offsets: Places, ids: Ids) -> dict[str, npt.NDArray[Any]]:
@@ -61,11 +62,12 @@ class Words:
         text = int((offsets[ids.astype(np.int64) + 1] - offsets[ids]).sum())
         spaces = int(np.count_nonzero(data == ord(" ")))
         sizes = _slots(min(spaces, text) + len(ids)), _slots(min(spaces, text))
-        counts = _fill_words(data, offsets, ids, text, *sizes)[3]
+        counts = _fill_words(data, offsets, ids, text, *sizes)[-1]
         words, steps = _slots(counts[0]), _slots(counts[1])
-        table, long, chain, _ = _fill_words(data, offsets, ids, text, words, steps)
+        table, sieve, long, chain, _ = _fill_words(data, offsets, ids, text, words, steps)
         shape = np.array([words, steps, max(counts[4], 1), len(offsets) - 1], np.int64)
-        return {"words": shape, "table": table, "long": long[: counts[3] + 1], "chain": chain[: 2 * counts[2] + 1]}
+        long, chain = long[: counts[3] + 1], chain[: 2 * counts[2] + 1]
+        return {"words": shape, "table": table, "sieve": sieve, "long": long, "chain": chain}
 
     def match(self, data: Bytes, offsets: Places) -> Found:
         """The entries of each caption; ``data`` is padded."""
@@ -73,7 +75,7 @@ class Words:
 
         words, steps, depth, entries = self.shape
         rows, out = np.empty(len(offsets), np.int32), np.empty(_MEAN_IDS * len(offsets) + 256, np.int32)
-        tables = np.uint64(words), np.uint64(steps), depth, self.table, self.long, self.chain, entries
+        tables = np.uint64(words), np.uint64(steps), depth, self.table, self.sieve, self.long, self.chain, entries
         found, end = match(data, offsets, *tables, rows, out)
         return rows, found[:end]
 
@@ -81,10 +83,11 @@ class Words:
 def _fill_words(data: Bytes, offsets: Places, ids: Ids, text: int, words: int, steps: int) -> tuple[Any, ...]:
     from pairsieve.filters._match_words import build
 
-    table, long = np.zeros(2 * (words + steps), np.uint64), np.zeros(3 * text // 8 + 8, np.uint64)
+    table, sieve = np.zeros(2 * (words + steps), np.uint64), np.zeros(steps // 8, np.uint64)
+    long = np.zeros(3 * text // 8 + 8, np.uint64)
     chain, counts = np.zeros(2 * len(ids) + 2, np.int32), np.zeros(5, np.int64)
-    build(data, offsets, ids, np.uint64(words), np.uint64(steps), table, long, chain, counts)
-    return table, long, chain, counts.tolist()
+    build(data, offsets, ids, np.uint64(words), np.uint64(steps), table, sieve, long, chain, counts)
+    return table, sieve, long, chain, counts.tolist()
 
 
 @dataclass(frozen=True)

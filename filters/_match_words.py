@@ -19,7 +19,7 @@ import numpy.typing as npt
 from numba import int32, int64, types, uint8, uint64
 
 from pairsieve.filters._jit import inlined, kernel
-from pairsieve.filters._match_hits import CHAINED, ENTRY, count_bits, emit, grown, settled, spill, unspill
+from pairsieve.filters._match_hits import CHAINED, ENTRY, FEW, count_bits, emit, grown, settled, spill, unspill
 from pairsieve.filters._match_instructions import blanks_of, byte_at, first_bit, folded, load, marks_of, prefetch
 
 PADDING = 64
@@ -36,6 +36,8 @@ LOW_BYTES = np.array([2 ** (8 * min(n, 8)) - 1 for n in range(17)], np.uint64)
 HIGH_BYTES = np.array([2 ** (8 * max(n - 8, 0)) - 1 for n in range(17)], np.uint64)
 BLANKS, MARKS = b"\t\n\r", b",.;:?!`"
 BLOCK = 512
+NOWHERE = ~_u(0)
+"""The slot of a word that no entry has."""
 SPARE = 2 * 64 + 3
 """Most words of 64 bytes, and the end of a caption."""
 
@@ -44,6 +46,7 @@ _places = types.Array(int64, 1, "C", readonly=True)
 _ids = types.Array(int32, 1, "C", readonly=True)
 _table = types.Array(uint64, 1, "C", readonly=True)
 _written = types.Array(uint64, 1, "C")
+_links = types.Array(int32, 1, "C")
 
 
 # --- words ---
@@ -76,21 +79,60 @@ def _equal(place: Any, size: Any, long: Any, at: Any) -> Any:
 
 
 @inlined
-def _find(key: Any, place: Any, size: Any, at: Any, last: Any, table: Any, long: Any) -> Any:
-    """The slot of a word, from its first possible one on; or the empty one where it would be."""
+def _first_slot(hashed: Any, words: Any) -> Any:
+    """The first slot of a word's bucket: four slots, a line of the cache."""
+    return (hashed >> _u(30)) & (words - _u(4))
+
+
+@inlined
+def _find(key: Any, place: Any, size: Any, at: Any, words: Any, table: Any, long: Any) -> Any:
+    """The slot of a word, from its bucket on; or the empty one where it would be.  Buckets fill from the left."""
     while True:
         found = table[at << _u(1)]
         if found == key and (key < LONG or _equal(place, size, long, table[at << _u(1) | _u(1)] >> _u(32))):
             return at
         if found == 0:
             return at
-        at = (at + _u(1)) & last
+        at = (at + _u(1)) & (words - _u(1))
 
 
 @inlined
-def _find_step(key: Any, words: Any, steps: Any, table: Any) -> Any:
+def _same(one: Any, other: Any, bit: Any) -> Any:
+    return _u(one == other) << _u(bit)
+
+
+@inlined
+def _find_surely(key: Any, place: Any, size: Any, at: Any, words: Any, table: Any, long: Any) -> Any:
+    """As ``_find`` from any slot of the bucket on, and ``NOWHERE`` where the word is not there."""
+    at = _find(key, place, size, at & ~_u(3), words, table, long)
+    return NOWHERE if table[at << _u(1)] == 0 else at
+
+
+@inlined
+def _find_likely(key: Any, place: Any, size: Any, at: Any, words: Any, table: Any, long: Any) -> Any:
+    """The same for a short word; of a longer one the bytes are not compared yet.
+
+    The four keys of the bucket are compared at once, without a branch.
+    """
+    to = at << _u(1)
+    last = table[to + _u(6)]
+    equal = _same(table[to], key, 0) | _same(table[to + _u(2)], key, 1)
+    equal |= _same(table[to + _u(4)], key, 2) | _same(last, key, 3)
+    if equal != 0:
+        return at + _u(first_bit(equal))
+    return NOWHERE if last == 0 else _find_surely(key, place, size, at, words, table, long)
+
+
+@inlined
+def _step_hash(node: Any, word: Any) -> Any:
+    return folded(((node + _u(1)) << _u(32) | word) ^ SEED, STEP)
+
+
+@inlined
+def _find_step(node: Any, word: Any, hashed: Any, words: Any, steps: Any, table: Any) -> Any:
     """The slot of a step of the trie, or the empty one where it would be."""
-    at = _first_step(key, steps)
+    key = (node + _u(1)) << _u(32) | word
+    at = hashed & (steps - _u(1))
     while True:
         found = table[(words + at) << _u(1)]
         if found == key or found == 0:
@@ -99,8 +141,9 @@ def _find_step(key: Any, words: Any, steps: Any, table: Any) -> Any:
 
 
 @inlined
-def _first_step(key: Any, steps: Any) -> Any:
-    return folded(key ^ SEED, STEP) & (steps - _u(1))
+def _sieve_place(hashed: Any, steps: Any) -> Any:
+    """The bit of the sieve that is set where there may be such a step: 8 bits a slot."""
+    return (hashed >> _u(32)) & (steps * _u(8) - _u(1))
 
 
 # --- the table ---
@@ -126,7 +169,7 @@ def _is_dead(place: Any, size: Any) -> Any:
 def _add_word(place: Any, size: Any, words: Any, table: Any, long: Any, counts: Any) -> Any:
     """The slot of a word, which is put there where it is new."""
     key, hashed = _key(place, size)
-    at = _find(key, place, size, (hashed >> _u(32)) & (words - _u(1)), words - _u(1), table, long)
+    at = _find(key, place, size, _first_slot(hashed, words), words, table, long)
     if table[at << _u(1)] == 0:
         table[at << _u(1)] = key
         counts[0] += 1
@@ -162,7 +205,7 @@ def _add_entry(entry: Any, node: Any, table: Any, chain: Any, counts: Any) -> An
     table[node << _u(1) | _u(1)] = value
 
 
-@kernel(types.void(_bytes, _places, _ids, uint64, uint64, _written, _written, types.Array(int32, 1, "C"), int64[::1]))
+@kernel(types.void(_bytes, _places, _ids, uint64, uint64, _written, _written, _written, _links, int64[::1]))
 def build(
     data: npt.NDArray[np.uint8],
     offsets: npt.NDArray[np.int64],
@@ -170,6 +213,7 @@ def build(
     words: Any,
     steps: Any,
     table: npt.NDArray[np.uint64],
+    sieve: npt.NDArray[np.uint64],
     long: npt.NDArray[np.uint64],
     chain: npt.NDArray[np.int32],
     counts: npt.NDArray[np.int64],
@@ -193,11 +237,14 @@ def build(
             word = _add_word(at, stop - at, words, table, long, counts)
             if depth:
                 table[node << _u(1) | _u(1)] |= GOES_ON
-                key = (node + _u(1)) << _u(32) | word
-                node = _find_step(key, words, steps, table)
-                if table[node << _u(1)] == 0:
-                    table[node << _u(1)] = key
+                hashed = _step_hash(node, word)
+                step = _find_step(node, word, hashed, words, steps, table)
+                if table[step << _u(1)] == 0:
+                    table[step << _u(1)] = (node + _u(1)) << _u(32) | word
+                    bit = _sieve_place(hashed, steps)
+                    sieve[bit >> _u(6)] |= _u(1) << (bit & _u(63))
                     counts[1] += 1
+                node = step
             else:
                 node = word
             depth += 1
@@ -210,9 +257,8 @@ def build(
 
 
 @kernel(
-    types.Tuple((types.Array(int32, 1, "C"), int64))(
-        *(_bytes, _places, uint64, uint64, int64, _table, _table, _ids, int64),
-        *(types.Array(int32, 1, "C"), types.Array(int32, 1, "C")),
+    types.Tuple((_links, int64))(
+        *(_bytes, _places, uint64, uint64, int64, _table, _table, _table, _ids, int64, _links, _links),
     )
 )
 def match(
@@ -222,6 +268,7 @@ def match(
     steps: Any,
     depth: int,
     table: npt.NDArray[np.uint64],
+    sieve: npt.NDArray[np.uint64],
     long: npt.NDArray[np.uint64],
     chain: npt.NDArray[np.int32],
     entries: int,
@@ -234,16 +281,17 @@ def match(
     ``out`` or a larger array; entries are below ``entries``.
     """
     texts = len(offsets) - 1
-    base, slots = np.int64(data.ctypes.data), np.int64(table.ctypes.data)
-    last = words - _u(1)
+    base, slots, longs = np.int64(data.ctypes.data), np.int64(table.ctypes.data), np.int64(long.ctypes.data)
     room = max(BLOCK, 2 * depth) + SPARE
     keys, slot = np.empty(room, np.uint64), np.empty(room, np.uint64)
+    hashes, goes_on = np.zeros(room, np.uint64), np.zeros(room, np.uint64)
     place, size, value = np.empty(room, np.int64), np.empty(room, np.int64), np.empty(room, np.uint64)
     bits = np.zeros((entries >> 6) + 1, np.uint64)
     filled = np.zeros((len(bits) >> 6) + 1, np.uint64)
-    nowhere = ~_u(0)
     text, count, held, done = 0, 0, 0, 0
-    first, end, spilled = 0, 0, False
+    first: Any = 0
+    end: Any = 0
+    spilled = False
     rows[0] = 0
     out = grown(out, 0, 0)
     at = start = stop = base
@@ -261,13 +309,13 @@ def match(
                 bit = first_bit(cuts)
                 here = at + bit
                 keys[count], hashed = _key(start, here - start)
-                slot[count] = (hashed >> _u(32)) & last
+                slot[count] = _first_slot(hashed, words)
                 prefetch(slots + 16 * np.int64(slot[count]))
                 place[count], size[count] = start, here - start
                 count += 1
                 if (mark >> _u(bit)) & _u(1):
                     keys[count], hashed = _key(here, 1)
-                    slot[count] = (hashed >> _u(32)) & last
+                    slot[count] = _first_slot(hashed, words)
                     place[count], size[count] = here, 1
                     count += 1
                 cuts &= cuts - _u(1)
@@ -275,7 +323,7 @@ def match(
             at += 64
             if at >= stop:
                 keys[count], hashed = _key(start, stop - start)
-                slot[count] = (hashed >> _u(32)) & last
+                slot[count] = _first_slot(hashed, words)
                 prefetch(slots + 16 * np.int64(slot[count]))
                 place[count], size[count] = start, stop - start
                 keys[count + 1] = 0
@@ -284,17 +332,26 @@ def match(
                 if text < texts:
                     at = start = base + offsets[text]
                     stop = base + offsets[text + 1]
-        # 2. look the words up
+        # 2. look the words up, and ask for the steps that there may be between them
         for i in range(held, count):
-            if keys[i] == 0:
-                slot[i], value[i] = nowhere, 0
-                continue
-            found = _find(keys[i], place[i], size[i], slot[i], last, table, long)
-            if table[found << _u(1)] == 0:
-                slot[i], value[i] = nowhere, 0
-            else:
-                slot[i], value[i] = found, table[found << _u(1) | _u(1)]
-        # 3. follow the trie from each word
+            slot[i] = _find_likely(keys[i], place[i], size[i], slot[i], words, table, long) if keys[i] else NOWHERE
+            if keys[i] >= LONG and slot[i] != NOWHERE:
+                prefetch(longs + 8 * np.int64(table[slot[i] << _u(1) | _u(1)] >> _u(32)))
+        for i in range(held, count):
+            at_slot = slot[i]
+            is_long = keys[i] >= LONG and at_slot != NOWHERE
+            if is_long and not _equal(place[i], size[i], long, table[at_slot << _u(1) | _u(1)] >> _u(32)):
+                at_slot = _find_surely(keys[i], place[i], size[i], at_slot, words, table, long)
+                slot[i] = at_slot
+            value[i] = table[at_slot << _u(1) | _u(1)] & LOWER if at_slot != NOWHERE else _u(0)
+            if i > 0:
+                hashed = _step_hash(slot[i - 1], slot[i])
+                bit = _sieve_place(hashed, steps)
+                known = (value[i - 1] >> _u(31)) & _u(slot[i] != NOWHERE) & (sieve[bit >> _u(6)] >> (bit & _u(63)))
+                goes_on[i - 1], hashes[i] = known & _u(1), hashed
+                if known & _u(1) != 0:
+                    prefetch(slots + 16 * np.int64(words + (hashed & (steps - _u(1)))))
+        # 3. note the words that are entries, and follow the trie where it may go on
         until = count if keys[count - 1] == 0 else count - depth + 1
         for i in range(until):
             if keys[i] == 0:
@@ -309,13 +366,18 @@ def match(
                 first = end
                 out = grown(out, end, 0)
                 continue
-            now = value[i] & LOWER
-            if now == 0:
+            now = value[i]
+            if now & CHAINED != 0 or end - first == FEW:
+                end, spilled = emit(now, chain, out, first, end, bits, filled, spilled)
+            else:
+                out[end] = np.int64(now & ENTRY) - 1
+                end += np.int64(now & ENTRY != 0)
+            if goes_on[i] == 0:
                 continue
-            end, spilled = emit(now, chain, out, first, end, bits, filled, spilled)
             node, j = slot[i], i + 1
-            while now & GOES_ON != 0 and slot[j] != nowhere:
-                node = _find_step((node + _u(1)) << _u(32) | slot[j], words, steps, table)
+            while now & GOES_ON != 0 and slot[j] != NOWHERE:
+                hashed = hashes[j] if j == i + 1 else _step_hash(node, slot[j])
+                node = _find_step(node, slot[j], hashed, words, steps, table)
                 if table[node << _u(1)] == 0:
                     break
                 now = table[node << _u(1) | _u(1)]
@@ -323,6 +385,7 @@ def match(
                 j += 1
         held = count - until
         for i in range(held):
-            keys[i], slot[i], value[i] = keys[until + i], slot[until + i], value[until + i]
+            keys[i], slot[i] = keys[until + i], slot[until + i]
+            value[i], hashes[i], goes_on[i] = value[until + i], hashes[until + i], goes_on[until + i]
         count = held
     return out, end
