@@ -19,7 +19,27 @@ FEW = 64
 
 
 @inlined
-def spill(out: Any, first: Any, end: Any, bits: Any, filled: Any) -> Any:
+def add_entry(entry: Any, at: Any, values: Any, chain: Any, links: Any, count: Any) -> Any:
+    """Let an entry end where ``values[at]`` says; equal ones make a chain of (entry, next link or -1).
+
+    ``links[count]`` is the number of links so far.
+    """
+    held = values[at] & ENTRY
+    if held == 0:
+        values[at] |= _u(entry + 1)
+        return
+    link = links[count]
+    if values[at] & CHAINED == 0:
+        chain[2 * link], chain[2 * link + 1] = np.int32(held - _u(1)), -1
+        held = _u(link + 1)
+        link += 1
+    chain[2 * link], chain[2 * link + 1] = entry, np.int32(held - _u(1))
+    links[count] = link + 1
+    values[at] = (values[at] & ~ENTRY) | CHAINED | _u(link + 1)
+
+
+@inlined
+def _spill(out: Any, first: Any, end: Any, bits: Any, filled: Any) -> Any:
     """Note the hits from ``first`` on in the bitmap."""
     for i in range(first, end):
         word = out[i] >> 6
@@ -28,7 +48,7 @@ def spill(out: Any, first: Any, end: Any, bits: Any, filled: Any) -> Any:
 
 
 @inlined
-def count_bits(bits: Any, filled: Any) -> Any:
+def _count_bits(bits: Any, filled: Any) -> Any:
     total = 0
     for i in range(len(filled)):
         rest = filled[i]
@@ -42,7 +62,7 @@ def count_bits(bits: Any, filled: Any) -> Any:
 
 
 @inlined
-def unspill(out: Any, end: Any, bits: Any, filled: Any) -> Any:
+def _unspill(out: Any, end: Any, bits: Any, filled: Any) -> Any:
     """Write what the bitmap holds, ascending, and empty it; where it ends."""
     for i in range(len(filled)):
         while filled[i]:
@@ -58,7 +78,7 @@ def unspill(out: Any, end: Any, bits: Any, filled: Any) -> Any:
 
 
 @inlined
-def settled(out: Any, first: Any, end: Any) -> Any:
+def _sorted(out: Any, first: Any, end: Any) -> Any:
     """Sort a few hits and drop those that repeat; where they end."""
     for i in range(first + 1, end):
         value, j = out[i], i
@@ -75,7 +95,7 @@ def settled(out: Any, first: Any, end: Any) -> Any:
 
 
 @inlined
-def grown(out: Any, used: Any, needed: Any) -> Any:
+def roomy(out: Any, used: Any, needed: Any) -> Any:
     """The array with room for ``needed`` more and the hits of one more caption."""
     if used + needed + FEW <= len(out):
         return out
@@ -91,7 +111,7 @@ def emit(value: Any, chain: Any, out: Any, first: Any, end: Any, bits: Any, fill
     is_chain = value & CHAINED != 0
     while held >= 0:
         if end - first == FEW:
-            spill(out, first, end, bits, filled)
+            _spill(out, first, end, bits, filled)
             end, spilled = first, True
         if not is_chain:
             out[end] = held
@@ -100,3 +120,15 @@ def emit(value: Any, chain: Any, out: Any, first: Any, end: Any, bits: Any, fill
         held = np.int64(chain[2 * held + 1])
         end += 1
     return end, spilled
+
+
+@inlined
+def finished(out: Any, first: Any, end: Any, bits: Any, filled: Any, spilled: Any) -> Any:
+    """Make the hits of a caption ascending and distinct: the array, with room for another caption, and their end."""
+    if spilled:
+        _spill(out, first, end, bits, filled)
+        out = roomy(out, first, _count_bits(bits, filled))
+        end = _unspill(out, first, bits, filled)
+    else:
+        end = _sorted(out, first, end)
+    return roomy(out, end, 0), end

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from numba import int32, int64, types, uint8, uint64
 
 from pairsieve.filters._jit import inlined, kernel
-from pairsieve.filters._match_hits import CHAINED, ENTRY, count_bits, emit, grown, settled, spill, unspill
+from pairsieve.filters._match_hits import ENTRY, add_entry, emit, finished, roomy
 from pairsieve.filters._match_instructions import byte_at, folded, load
 
 _u = np.uint64
@@ -87,25 +87,6 @@ def _grow_trie(state: Any, symbol: Any, steps: Any, table: Any, origin: Any, cou
 
 
 @inlined
-def _add_entry(entry: Any, state: Any, states: Any, chain: Any, counts: Any) -> Any:
-    """Let an entry end at a state; equal ones make a chain of (entry, next link or -1)."""
-    value = states[state << _u(1) | _u(1)]
-    held = value & ENTRY
-    if held == 0:
-        value = _u(entry + 1)
-    else:
-        link = counts[1]
-        if value & CHAINED == 0:
-            chain[2 * link], chain[2 * link + 1] = np.int32(held - _u(1)), -1
-            held = _u(link + 1)
-            link += 1
-        chain[2 * link], chain[2 * link + 1] = entry, np.int32(held - _u(1))
-        counts[1] = link + 1
-        value = CHAINED | _u(link + 1)
-    states[state << _u(1) | _u(1)] = value
-
-
-@inlined
 def _by_depth(origin: Any, count: Any) -> Any:
     """States in the order of their depth: parents were made before their children."""
     depth = np.zeros(count, np.int64)
@@ -146,7 +127,7 @@ def build(
             place += size
         if ends[entry] & 2:
             state = _grow_trie(state, _u(SPACE), steps, table, origin, counts)
-        _add_entry(entry, state, states, chain, counts)
+        add_entry(entry, state << _u(1) | _u(1), states, chain, counts, 1)
     for node in _by_depth(origin, counts[0])[1:]:
         parent, symbol = origin[node] >> _u(32), origin[node] & LOWER
         fails = _u(0)
@@ -204,9 +185,9 @@ def match(
         starts[byte] = _go(_u(0), _u(byte), steps, table, states)
     tables = steps, table, states, starts
     end: Any = 0
+    out = roomy(out, 0, 0)
     rows[0] = 0
     for text in range(len(offsets) - 1):
-        out = grown(out, end, 0)
         hits = chain, out, bits, filled
         first, spilled = end, False
         place, stop = base + offsets[text], base + offsets[text + 1]
@@ -224,11 +205,6 @@ def match(
             if kind == 2:
                 state, end, spilled = _take(_u(SPACE), state, tables, hits, first, end, spilled)
         state, end, spilled = _take(_u(SPACE), state, tables, hits, first, end, spilled)
-        if spilled:
-            spill(out, first, end, bits, filled)
-            out = grown(out, first, count_bits(bits, filled))
-            end = unspill(out, first, bits, filled)
-        else:
-            end = settled(out, first, end)
+        out, end = finished(out, first, end, bits, filled, spilled)
         rows[text + 1] = end
     return out, end

@@ -5,7 +5,8 @@ space, are a run of the words of the caption.  So each word is looked up once, a
 along a trie.  A block of words is cut and hashed first, and its slots asked for, so that they are near when
 they are read.
 
-The table has a slot of 16 bytes for each word of an entry, then one for each step of the trie.  A node is a slot.
+The table has a slot of 16 bytes for each word of an entry, in buckets of four, then one for each step of the trie.
+A node is a slot.  ``sieve`` has bits where steps may be, 16 for each, so that few steps are looked for in vain.
 * Key of a word of at most 7 bytes: the bytes and the size, so it is exact.  Of a longer one: 56 bits of its hash;
   the bytes are compared with those in ``long``.  Key of a step: the node it leads from, the word it reads.
 * Value: the entry that ends here, or where the chain of equal entries begins; whether the trie goes on; for a longer
@@ -19,7 +20,7 @@ import numpy.typing as npt
 from numba import int32, int64, types, uint8, uint64
 
 from pairsieve.filters._jit import inlined, kernel
-from pairsieve.filters._match_hits import CHAINED, ENTRY, FEW, count_bits, emit, grown, settled, spill, unspill
+from pairsieve.filters._match_hits import CHAINED, ENTRY, FEW, add_entry, emit, finished, roomy
 from pairsieve.filters._match_instructions import blanks_of, byte_at, first_bit, folded, load, marks_of, prefetch
 
 PADDING = 64
@@ -186,25 +187,6 @@ def _add_word(place: Any, size: Any, words: Any, table: Any, long: Any, counts: 
     return at
 
 
-@inlined
-def _add_entry(entry: Any, node: Any, table: Any, chain: Any, counts: Any) -> Any:
-    """Let an entry end at a node; equal ones make a chain of (entry, next link or -1)."""
-    value = table[node << _u(1) | _u(1)]
-    held = value & ENTRY
-    if held == 0:
-        value |= _u(entry + 1)
-    else:
-        link = counts[2]
-        if value & CHAINED == 0:
-            chain[2 * link], chain[2 * link + 1] = np.int32(held - _u(1)), -1
-            held = _u(link + 1)
-            link += 1
-        chain[2 * link], chain[2 * link + 1] = entry, np.int32(held - _u(1))
-        counts[2] = link + 1
-        value = (value & ~ENTRY) | CHAINED | _u(link + 1)
-    table[node << _u(1) | _u(1)] = value
-
-
 @kernel(types.void(_bytes, _places, _ids, uint64, uint64, _written, _written, _written, _links, int64[::1]))
 def build(
     data: npt.NDArray[np.uint8],
@@ -250,7 +232,7 @@ def build(
             depth += 1
             at = stop + 1
         counts[4] = max(counts[4], depth)
-        _add_entry(entry, node, table, chain, counts)
+        add_entry(entry, node << _u(1) | _u(1), table, chain, counts, 2)
 
 
 # --- matching ---
@@ -293,7 +275,7 @@ def match(
     end: Any = 0
     spilled = False
     rows[0] = 0
-    out = grown(out, 0, 0)
+    out = roomy(out, 0, 0)
     at = start = stop = base
     if texts:
         at = start = base + offsets[0]
@@ -355,16 +337,10 @@ def match(
         until = count if keys[count - 1] == 0 else count - depth + 1
         for i in range(until):
             if keys[i] == 0:
-                if spilled:
-                    spill(out, first, end, bits, filled)
-                    out = grown(out, first, count_bits(bits, filled))
-                    end, spilled = unspill(out, first, bits, filled), False
-                else:
-                    end = settled(out, first, end)
+                out, end = finished(out, first, end, bits, filled, spilled)
                 done += 1
                 rows[done] = end
-                first = end
-                out = grown(out, end, 0)
+                first, spilled = end, False
                 continue
             now = value[i]
             if now & CHAINED != 0 or end - first == FEW:

@@ -204,13 +204,20 @@ def save(path: Path, found: list[pa.Array]) -> None:
 
 
 def shared(folder: Path) -> list[str]:
-    """Resident and proportional MiB of the mapped tables in two processes at once."""
+    """Resident and proportional MiB of the mapped tables in two processes at once; none ends before both measured."""
     command = [sys.executable, __file__, "--hold", str(folder)]
     pipe = subprocess.PIPE
     held = [subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True) for _ in range(2)]
+    said = []
+    for _ in ("ready", "measured"):
+        said = [process.stdout.readline().strip() for process in held if process.stdout]
+        for process in held:
+            assert process.stdin
+            process.stdin.write("\n")
+            process.stdin.flush()
     for process in held:
-        assert process.stdout and process.stdout.readline() == "ready\n"
-    return [process.communicate("\n")[0].strip() for process in held]
+        process.communicate()
+    return said
 
 
 def hold(folder: Path) -> None:
@@ -223,7 +230,8 @@ def hold(folder: Path) -> None:
     maps = Path("/proc/self/smaps").read_text().split("VmFlags")
     (own,) = [part for part in maps if ".arrays" in part]
     size = {line.split(":")[0]: int(line.split()[1]) / 1024 for line in own.splitlines() if line.endswith("kB")}
-    print(f"resident {size['Rss']:.1f} MiB, proportional {size['Pss']:.1f} MiB")
+    print(f"resident {size['Rss']:.1f} MiB, proportional {size['Pss']:.1f} MiB", flush=True)
+    sys.stdin.readline()
 
 
 # --- the comparison ---
@@ -232,7 +240,8 @@ def hold(folder: Path) -> None:
 def one(name: str, folder: Path, repeats: int) -> None:
     """Run an engine in this process and print what it costs as JSON."""
     said = ours(folder, repeats) if name == "ours" else peer(name, folder, repeats)
-    said["peak"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    (peak,) = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM")]
+    said["peak"] = int(peak.split()[1]) / 1024
     print(json.dumps(said))
 
 
