@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from pairsieve.filters import _match_substrings, _match_tables, _match_words
 from pairsieve.filters._match import ALL, Matcher, Rule
 from pairsieve.filters._match_ends import CJK_MARKS, is_unspaced, spaced_ends
+from pairsieve.filters._texts import frozen
 from tests.support_match import ATOMS, ENTRIES, TEXTS, linear_scan, pattern, spaced, write_entries
 
 RULES: tuple[Rule, ...] = ("v1", "v2")
@@ -158,6 +159,18 @@ def test_text_that_is_not_utf8(match: Match) -> None:
     parts = [b"\xff dog", b"\xe7\x8c dog", b"dog \xe7", b"\xf0\x9f\x98", b"\xe7\x8c\xab\x8c"]
     texts = pa.array(parts, pa.binary()).view(pa.string())
     assert match(["dog", "猫"], texts, "v2") == [[0], [0], [0], [], [1]]
+
+
+def test_words_of_the_same_hash() -> None:
+    """Words whose first eight bytes are the hash's seed all have hash 0, and still only equal ones match."""
+    seed = int(_match_words.SEED).to_bytes(8, "little")
+    words = [seed + bytes([65 + i]) * (i % 20) for i in range(1, 20)]
+    buffers = _match_tables.padded_buffers(pa.array(words, pa.binary()).view(pa.string()))
+    arrays = _match_tables.Words.build(*buffers, frozen(np.arange(0, 19, 2, dtype=np.int32)))
+    keys = arrays["table"][: 2 * arrays["words"][0] : 2]
+    assert np.count_nonzero(keys == _match_words.LONG) == 10
+    rows, ids = _match_tables.Words.of({name: frozen(array) for name, array in arrays.items()}).match(*buffers)
+    assert ids.tolist() == list(range(0, 19, 2)) and np.diff(rows).tolist() == [1, 0] * 9 + [1]
 
 
 def test_no_captions(match: Match) -> None:
