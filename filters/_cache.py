@@ -43,9 +43,12 @@ def mapped(what: str, files: Iterable[str], make: Callable[[], Arrays]) -> Array
 
 
 def _kept(
-    path: Path, read: Callable[[Path], T], write: Callable[[Any, Any], None], make: Callable[[], T],
+    path: Path,
+    read: Callable[[Path], T],
+    write: Callable[[Any, Any], None],
+    make: Callable[[], T],
     is_read_again: bool = False,
-) -> T:  # fmt: skip
+) -> T:
     """What is in the file, or what ``make`` gives, then also in the file."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -133,4 +136,7 @@ def _map(path: Path) -> Arrays:
 
 
 def _view(content: mmap.mmap, at: int, kind: str, shape: list[int]) -> NDArray[Any]:
-    return np.frombuffer(content, np.dtype(kind), int(np.prod(shape)), at).reshape(shape)
+    dtype = np.dtype(kind)
+    if dtype.kind not in "biuf":
+        raise ValueError(f"of {kind}")
+    return np.ndarray(shape, dtype, content, at)

@@ -1,6 +1,6 @@
 """Which entries of a metadata file each caption holds: MetaCLIP's rules, over Arrow strings.
 
-The tables of 500,000 entries take half a CPU-second to make and 31 MB.  They are kept in the user's cache folder
+The tables of 500,000 entries take half a CPU-second to make and 29 MiB.  They are kept in the user's cache folder
 and mapped into memory, so that all processes of a machine hold them once.
 """
 

@@ -1,7 +1,7 @@
 """Match captions with the entries of a metadata file, as MetaCLIP does: the first half of its curation.
 
-Exact, at 0.4 µs a caption of 36 characters with 500,000 entries.  Their tables are 31 MB, held once a machine, and
-take half a CPU-second to make at the first run.
+Exact, at 0.43 µs a caption of 36 bytes with 500,000 entries, 1.2 of 104 bytes.  Their tables are 29 MiB, held once a
+machine, and take half a CPU-second to make at the first run.
 """
 
 from collections.abc import Mapping

@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 from pairsieve.filters import image_cluster
-from pairsieve.filters._cache import cached
+from pairsieve.filters._cache import cached, mapped
 from pairsieve.filters.image_cluster import ImageCluster
 
 
@@ -77,6 +77,28 @@ def test_one_process_makes_it_for_all(tmp_path: Path) -> None:
     for process in processes:
         process.join(60)
     assert (tmp_path / "log").read_text() == "made\n"
+
+
+@pytest.mark.parametrize("is_written", [True, False])
+def test_several_arrays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_written: bool) -> None:
+    """Arrays of any size, shape and number type come back as they were, mapped or made, and cannot be written to."""
+    if not is_written:
+        (tmp_path / "file").write_text("")
+        monkeypatch.setenv("PAIRSIEVE_CACHE", str(tmp_path / "file" / "below"))
+    made = {
+        "a": np.arange(7, dtype=np.uint8),
+        "b": np.empty((0, 3), np.float32),
+        "c": np.eye(5)[:, ::2],
+        "d": np.ones(0),
+    }
+    calls = []
+    for _ in range(2):
+        found = mapped("x", [], lambda: calls.append(1) or {name: array.copy() for name, array in made.items()})
+        assert list(found) == list(made)
+        for name, array in found.items():
+            np.testing.assert_array_equal(array, made[name], strict=True)
+            assert not array.flags.writeable
+    assert len(calls) == (1 if is_written else 2)
 
 
 def test_targets_are_assigned_once(tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
