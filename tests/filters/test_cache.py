@@ -3,6 +3,7 @@
 import multiprocessing
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -85,15 +86,16 @@ def test_several_arrays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_writ
     if not is_written:
         (tmp_path / "file").write_text("")
         monkeypatch.setenv("PAIRSIEVE_CACHE", str(tmp_path / "file" / "below"))
-    made = {
-        "a": np.arange(7, dtype=np.uint8),
-        "b": np.empty((0, 3), np.float32),
-        "c": np.eye(5)[:, ::2],
-        "d": np.ones(0),
-    }
+    made: dict[str, NDArray[Any]] = {"a": np.arange(7, dtype=np.uint8), "b": np.empty((0, 3), np.float32)}
+    made |= {"c": np.eye(5)[:, ::2], "d": np.ones(0)}
     calls = []
+
+    def make() -> dict[str, NDArray[Any]]:
+        calls.append("made")
+        return {name: array.copy() for name, array in made.items()}
+
     for _ in range(2):
-        found = mapped("x", [], lambda: calls.append(1) or {name: array.copy() for name, array in made.items()})
+        found = mapped("x", [], make)
         assert list(found) == list(made)
         for name, array in found.items():
             np.testing.assert_array_equal(array, made[name], strict=True)
