@@ -265,6 +265,39 @@ class NearFilter(GroupFilter):
         """Whether row i of one is like row i of the other, bool[rows]; symmetric, a matter of the two rows alone."""
 
 
+class WithinFilter(GroupFilter):
+    """Decides within groups of pairs that share a number, seeing all members of a group at once.
+
+    ``score`` writes ``group_column`` (int32, from 0; null: in no group).  ``losers`` says of each member of a group
+    whether it goes; those that go get ``duplicate_of``, the uid of the member that they lose to.  Groups are taken
+    one at a time, wherever their members lie; a group must fit into a worker's memory.
+    """
+
+    @property
+    @abstractmethod
+    def group_column(self) -> str:
+        """The column of ``score`` with the number of the group."""
+
+    @property
+    @abstractmethod
+    def reason(self) -> str:
+        """Why a pair goes."""
+
+    def key_columns(self, available: Mapping[str, pa.DataType]) -> dict[str, str]:
+        return {self.group_column: self.reason}
+
+    @abstractmethod
+    def compared(self, available: Mapping[str, pa.DataType]) -> tuple[str, ...]:
+        """Columns that ``losers`` is given, of earlier steps or the pool, or own ones."""
+
+    @abstractmethod
+    def losers(self, members: pa.RecordBatch) -> NDArray[np.int64]:
+        """The place of the member that each member loses to, -1 for one that stays; int64[rows].
+
+        Members come by ``order``, the best first; the answer depends on them and their order alone.
+        """
+
+
 class Opened:
     """The filters of one worker, each opened at its first use.
 

@@ -11,11 +11,13 @@ from pathlib import Path
 
 import duckdb
 
-from pairsieve.filters.base import GroupFilter, NearFilter
+from pairsieve.filters.base import GroupFilter, NearFilter, WithinFilter
+from pairsieve.pipelines import within
 from pairsieve.pipelines.clusters import cluster
 from pairsieve.pipelines.shard import derived_name
 from pairsieve.pipelines.step import Step
 from pairsieve.pipelines.store import Store
+from pairsieve.pipelines.within import Each
 from pairsieve.schemas import columns
 
 MEMORY = "4GB"
@@ -23,29 +25,47 @@ FILES = 500
 """Files of a query."""
 
 
-def group(store: Store, step: Step) -> int:
-    """Write ``derived/<step>/`` from the step's work files; gives the number of pairs that lose."""
+def group(store: Store, step: Step, each: Each = map) -> int:
+    """Write ``derived/<step>/`` from the step's work files; gives the number of pairs that lose.
+
+    ``each`` runs a task on many items: here one after the other, unless a run's engine does.
+    """
     assert isinstance(step.filter, GroupFilter)
     store.remove(f"derived/{step.id}")
-    names = store.names(f"_work/{step.id}", ".parquet")
+    names = [f"_work/{step.id}/{name}" for name in store.names(f"_work/{step.id}", ".parquet")]
     if not names:
         return 0
     if isinstance(step.filter, NearFilter):
-        count = cluster(store, step, [f"_work/{step.id}/{name}" for name in names], step.filter.order())
-        store.remove(f"_work/{step.id}")
-        return count
+        count = cluster(store, step, names, step.filter.order())
+    elif isinstance(step.filter, WithinFilter):
+        count = _picked(store, step, within.pick(store, step, names, each))
+    else:
+        count = _by_keys(store, step, names)
+    store.remove(f"_work/{step.id}")
+    return count
+
+
+def _by_keys(store: Store, step: Step, names: Sequence[str]) -> int:
+    """Pairs with equal keys, one key after the other."""
+    assert isinstance(step.filter, GroupFilter)
     with workshop(store) as con:
-        files = [store.url(f"_work/{step.id}/{name}") for name in names]
-        load(con, "pairs", files)
+        load(con, "pairs", [store.url(name) for name in names])
         con.execute(
             "CREATE TABLE lost (uid VARCHAR, shard INTEGER, row INTEGER, duplicate_of VARCHAR, duplicate_by VARCHAR)"
         )
         for key, reason in step.keys.items():
             con.execute(_sql(key, step.filter.order()), {"reason": reason})
             con.execute("DELETE FROM pairs WHERE (shard, row) IN (SELECT (shard, row) FROM lost)")
-        count = _write(store, step, con)
-    store.remove(f"_work/{step.id}")
-    return count
+        return _write(store, step, con)
+
+
+def _picked(store: Store, step: Step, names: Sequence[str]) -> int:
+    """Pairs that lose, from files of any order."""
+    if not names:
+        return 0
+    with workshop(store) as con:
+        load(con, "lost", [store.url(name) for name in names])
+        return _write(store, step, con)
 
 
 def _sql(key: str, order: str) -> str:

@@ -179,7 +179,8 @@ class Runner:
             self._settle(steps[-1], last)
         else:
             deque(self._each(tasks.Candidates(self.context, steps[-1]), Needs(), f"{last.id}: keys"), maxlen=0)
-            group(self.store, last)
+            needs = needs_of([last])
+            group(self.store, last, lambda task, items: (r for _, r in self.engine.map(task, items, needs, last.id)))
 
     def _work(self, steps: range) -> tuple[Needs, str]:
         """What the workers of a pass need, and what it is called."""

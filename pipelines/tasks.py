@@ -12,8 +12,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from pairsieve.filters.base import GroupFilter, NearFilter
-from pairsieve.pipelines import clusters, pool_rounds
+from pairsieve.filters.base import GroupFilter, NearFilter, WithinFilter
+from pairsieve.pipelines import clusters, pool_rounds, within
 from pairsieve.pipelines.costs import Cost
 from pairsieve.pipelines.passes import PassRunner
 from pairsieve.pipelines.pools import PoolShard
@@ -92,6 +92,9 @@ def write_candidates(shard: Shard, step: Step, rows: NDArray[np.int64]) -> None:
     """Write the keys of some rows as a work file."""
     if isinstance(step.filter, NearFilter):
         clusters.write_keys(shard, step, rows, work_name(step, shard.record.index))
+        return
+    if isinstance(step.filter, WithinFilter):
+        within.write_members(shard, step, rows, work_name(step, shard.record.index))
         return
     names = [*columns.PLACE, *step.stored, *(n for n in step.keep_reads if n not in columns.PLACE)]
     take = pa.array(rows)
