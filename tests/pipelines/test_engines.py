@@ -4,6 +4,9 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from pairsieve.pipelines.demo_pool import build_pool, write_url_list
@@ -98,3 +101,21 @@ def test_what_a_pool_filter_derives_is_the_same_on_ray(tmp_path: Path) -> None:
     for engine in ("local", "ray"):
         run(recipe(pool, *steps), tmp_path / engine, engine=engine, workers=2)
     assert digests(tmp_path / "ray") == digests(tmp_path / "local")
+
+
+@pytest.mark.usefixtures("_workers_find_tests")
+def test_near_and_semantic_duplicates_are_the_same_on_ray(tmp_path: Path) -> None:
+    """Clusters, and decisions within groups, which run as tasks of their own."""
+    rng = np.random.default_rng(0)
+    rows = [row | {"score": float(rng.integers(0, 900) / 10)} for row in numbered_rows(300)]
+    vectors = rng.normal(size=(300, 4)) * [1, 1, 0.05, 0.05]
+    table = pa.Table.from_pylist(rows).append_column("vector", pa.array(vectors.tolist(), pa.list_(pa.float32(), 4)))
+    uids = pa.array([f"{i:032x}" for i in range(300)])
+    pq.write_table(table.append_column("uid", uids), tmp_path / "pool.parquet", row_group_size=30)
+    np.save(tmp_path / "centroids.npy", rng.normal(size=(6, 4)).astype(np.float32))
+    semantic = {"features": "vector", "centroids": str(tmp_path / "centroids.npy"), "epsilon": 0.001}
+    steps = [{"tests.support_filters:NearNumbers": {"within": 0.1}}, {"semantic_duplicates": semantic}]
+    made = {"pool": {"urls": {"path": str(tmp_path / "pool.parquet"), "shard_rows": 30}}, "filters": steps}
+    found = {engine: run(made, tmp_path / engine, engine=engine, workers=2) for engine in ("local", "ray")}
+    assert digests(tmp_path / "ray") == digests(tmp_path / "local")
+    assert {step for step, _ in found["ray"].tally.dropped} == {"NearNumbers", "semantic_duplicates"}
