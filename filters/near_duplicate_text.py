@@ -134,7 +134,7 @@ class NearDuplicateText(NearFilter):
         return {KEY: KEYS, **signature}
 
     def compared(self, available: Mapping[str, pa.DataType]) -> tuple[str, ...]:
-        return {"exact": (self.text,), "estimated": (SIGNATURE,), "none": ()}[self.verify]
+        return (SIGNATURE,) if self.verify == "estimated" else (self.text,)
 
     def check(self, available: Mapping[str, pa.DataType]) -> None:
         if self.text not in available:
