@@ -1,0 +1,143 @@
+"""Keep one of the images that look alike (re-encoded, resized, recompressed), wherever they lie.
+
+By the Hamming distance of DCT perceptual hashes.  Measuring costs the decoding of the image.
+"""
+
+from collections.abc import Mapping
+from typing import Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+from pydantic import Field, model_validator
+
+from pairsieve.filters import _hamming, _phash
+from pairsieve.filters._expressions import check_type, columns_of, order_list
+from pairsieve.filters._phash_pictures import small
+from pairsieve.filters.base import NearFilter, Threshold
+
+_RADIUS = {64: 4, 256: 15}
+
+
+class NearDuplicateImage(NearFilter):
+    """Link images whose perceptual hashes differ in few bits; the best pair of each cluster stays.
+
+    ``phash`` is ImageHash's ``phash`` of the upright picture (EXIF orientation applied, on white, first frame):
+    8 or 32 bytes, null (so that the pair stays) where the image is missing, broken or too large, and where it is
+    flat: blank, striped or a slope along one axis, which would all be alike.  With ``decode: exact`` the bits are
+    ImageHash's own, with ``fast`` a JPEG's may differ in one or two.
+
+    ``mirrored`` links mirror images (left and right) too: ``phash`` is then a hash of the same frequencies of which
+    a mirror turns over half of the bits and leaves the others (those of odd columns are compared with zero, the
+    others with their median), and images are alike where one of the two is near.  Other turns, crops and borders
+    are not found.
+
+    Every pair within ``radius`` shares a key up to 4 of 64 bits and up to 15 of 256; beyond, see
+    ``_hamming.chance``.  Of those that share a key each is compared with the best only: keys of so many bits are
+    shared by chance once in thousands of pairs, so little is lost by it.  The reason is ``near_duplicate_image``.
+    """
+
+    reads = ("image",)
+    batch_rows = 256
+    extra = "dedup"
+
+    bits: Literal[64, 256] = Field(64, description="bits of the hash")
+    radius: int | None = Field(
+        None, ge=0, le=31, description="distance that can still be asked for: up to 4 (64 bits), 31 (256); else 4, 15"
+    )
+    distance: Threshold[int | None] = Field(None, ge=0, description="bits that may differ, up to radius; else radius")
+    mirrored: bool = Field(False, description="also link mirror images")
+    decode: Literal["fast", "exact"] = Field("fast", description="fast: JPEGs are decoded small and grey")
+    prefer: Threshold[str] = Field(
+        "", description="DuckDB ORDER BY list; the first pair of a cluster stays, ties go to the smallest uid"
+    )
+
+    @model_validator(mode="after")
+    def _in_reach(self) -> "NearDuplicateImage":
+        widest = _hamming.WIDEST[self.bits]
+        if self._radius > widest:
+            hint = "; take 'bits: 256' for more" if self.bits == 64 else ""
+            raise ValueError(f"'radius' of {self.bits} bits is at most {widest}{hint}")
+        if self._distance > self._radius:
+            raise ValueError(f"'distance' is at most 'radius', here {self._radius}: raise 'radius' too")
+        return self
+
+    @property
+    def _radius(self) -> int:
+        return _RADIUS[self.bits] if self.radius is None else self.radius
+
+    @property
+    def _distance(self) -> int:
+        return self._radius if self.distance is None else self.distance
+
+    @property
+    def key_column(self) -> str:
+        return "phash_keys"
+
+    @property
+    def reason(self) -> str:
+        return "near_duplicate_image"
+
+    def needs(self) -> tuple[str, ...]:
+        return ("numba",)  # which the engine links with
+
+    def keep_inputs(self, available: Mapping[str, pa.DataType]) -> tuple[str, ...]:
+        return columns_of(self.prefer, available, order=True) if self.prefer else ()
+
+    def order(self) -> str:
+        return order_list(self.prefer) if self.prefer else ""
+
+    def compared(self, available: Mapping[str, pa.DataType]) -> tuple[str, ...]:
+        return ("phash",)
+
+    def outputs(self, available: Mapping[str, pa.DataType]) -> dict[str, pa.DataType]:
+        count = len(_hamming.masks(self.bits, self._radius))
+        return {"phash": pa.binary(self.bits // 8), "phash_keys": pa.list_(pa.uint64(), count)}
+
+    def check(self, available: Mapping[str, pa.DataType]) -> None:
+        kind = available["image"]
+        tests = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_binary_view, pa.types.is_null)
+        if not any(test(kind) for test in tests):
+            raise ValueError(f"column 'image' is {kind}, not the bytes of images")
+        if self.prefer:
+            check_type(self.prefer, available, order=True)
+
+    def score(self, pairs: pa.RecordBatch) -> dict[str, pa.Array]:
+        hashes, lost = self.hashes(pairs)
+        found = _hamming.keys(_hamming.words(hashes), _hamming.masks(self.bits, self._radius), self._mirror)
+        types, nulls = self.outputs({}), pa.array(lost)
+        stored = pa.FixedSizeBinaryArray.from_buffers(types["phash"], len(hashes), [None, pa.py_buffer(hashes)])
+        lists = pa.FixedSizeListArray.from_arrays(pa.array(found.ravel()), type=types["phash_keys"])
+        return {
+            name: pc.if_else(nulls, pa.scalar(None, types[name]), values)
+            for name, values in (("phash", stored), ("phash_keys", lists))
+        }
+
+    def hashes(self, pairs: pa.RecordBatch) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+        """The hash of each pair's image, uint8[n, bytes], and whether it has none, bool[n]."""
+        side = _phash.side(self.bits)
+        pictures = [
+            small(image.as_py(), side, self.decode == "fast") if image.is_valid else None for image in pairs["image"]
+        ]
+        blank = np.zeros((side, side), np.uint8)
+        grey = np.array([blank if picture is None else picture for picture in pictures]).reshape(-1, side, side)
+        return _phash.hashes(grey, self.mirrored)  # blank pictures have none
+
+    @property
+    def _mirror(self) -> _hamming.Words | None:
+        return _hamming.words(_phash.mirror_bits(self.bits)[None]) if self.mirrored else None
+
+    def alike(self, one: pa.RecordBatch, other: pa.RecordBatch) -> NDArray[np.bool_]:
+        left, right = (_stored(ends["phash"]) for ends in (one, other))
+        near = _hamming.distances(left, right) <= self._distance
+        if self._mirror is not None:
+            near |= _hamming.distances(left ^ self._mirror, right) <= self._distance
+        return near
+
+
+def _stored(hashes: pa.Array) -> _hamming.Words:
+    """A column of hashes as words."""
+    width = hashes.type.byte_width
+    values = np.frombuffer(hashes.buffers()[1], np.uint8, len(hashes) * width, hashes.offset * width)
+    return _hamming.words(values.reshape(-1, width))
