@@ -51,6 +51,22 @@ def link(keys: Keys, ids: Ids, parent: Ids, slots: Keys, firsts: Ids, one: Ids, 
     return count
 
 
+@kernel(types.void(int64[::1], int64[::1], uint64[::1], types.boolean[::1]))
+def fresh(one: Ids, other: Ids, seen: Keys, is_new: NDArray[np.bool_]) -> None:
+    """Say which links are not in ``seen``, and put them there: a power of two of places, more than links, 0 = free.
+
+    Ids are below 2^32, and the first of a link is the smaller.
+    """
+    last = uint64(len(seen) - 1)
+    for i in range(len(one)):
+        pair = uint64(one[i]) << uint64(32) | uint64(other[i])
+        at = _mixed(pair) & last
+        while seen[at] != 0 and seen[at] != pair:
+            at = (at + uint64(1)) & last
+        is_new[i] = seen[at] == 0
+        seen[at] = pair
+
+
 @kernel(types.void(int64[::1], int64[::1], int64[::1]))
 def unite(parent: Ids, one: Ids, other: Ids) -> None:
     """Put the clusters of linked ids together; the smaller root is the root of both."""
@@ -67,3 +83,26 @@ def flatten(parent: Ids) -> None:
     """Let every id point at its root."""
     for i in range(len(parent)):
         parent[i] = _root(parent, i)
+
+
+class Compared:
+    """Links that were compared before: 16 to 32 bytes each."""
+
+    def __init__(self) -> None:
+        """None yet."""
+        self._seen, self._count = np.zeros(1 << 10, np.uint64), 0
+
+    def new(self, one: Ids, other: Ids) -> NDArray[np.bool_]:
+        """Which of some links were not; they are from now on."""
+        if 2 * (self._count + len(one)) > len(self._seen):
+            self._grow(self._count + len(one))
+        is_new = np.empty(len(one), np.bool_)
+        fresh(one, other, self._seen, is_new)
+        self._count += int(is_new.sum())
+        return is_new
+
+    def _grow(self, links: int) -> None:
+        held = self._seen[self._seen != 0]
+        self._seen = np.zeros(1 << (2 * links).bit_length(), np.uint64)
+        one, other = (held >> np.uint64(32)).astype(np.int64), (held & np.uint64(2**32 - 1)).astype(np.int64)
+        fresh(one, other, self._seen, np.empty(len(held), np.bool_))

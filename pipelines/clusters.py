@@ -5,7 +5,8 @@ linked to the best with the same key, unless both are in one cluster already; li
 clusters.  The same goes on among the roots, whose keys may have lost their best pair, until a round links nothing:
 so a second run over what stays drops nothing.  Which links there are depends on ranks and keys alone.
 
-One process; memory is 40 bytes a pair, a key's column at a time, and the columns to compare.
+One process; memory is 40 bytes a pair, 16 to 32 a comparison, a key's column at a time, and the columns to compare.
+At most 2^32 pairs that have keys.
 """
 
 from collections.abc import Iterator, Sequence
@@ -41,7 +42,8 @@ def write_keys(shard: Shard, step: Step, rows: Rows, name: str) -> None:
     for one in made.compared(shard.context.plan.types):
         found[f"_compared_{one}"] = _column(shard, stored.get(one, one), rows)
     found |= {KEY.format(i): values for i, values in enumerate(_spread(keys))}
-    shard.context.store.write_table(name, pa.table(found))
+    with shard.context.store.create(name, exclusive=False) as file:  # keys do not compress
+        pq.write_table(pa.table(found), file, compression="none", use_dictionary=False)
 
 
 def _column(shard: Shard, name: str, rows: Rows) -> pa.Array:
@@ -139,17 +141,16 @@ def _linked(work: _Work, rank: Ids) -> Ids:
     """The root of every id."""
     from pairsieve.filters import _links
 
-    parent, failed = np.arange(len(rank)), np.empty(0, np.int64)
+    parent, before = np.arange(len(rank)), _links.Compared()
     compared, last = work.compared(), -1
     active = np.arange(len(rank))
     while len(active) != last:
         for i in range(work.keys):
             one, other = _candidates(work.column(KEY.format(i), pa.uint64()), rank, active, parent)
-            is_new = ~_among(one << 32 | other, failed)
+            is_new = before.new(one, other)
             one, other = one[is_new], other[is_new]
             alike = _alike(work.step, compared, rank[one], rank[other])
-            _links.unite(parent, np.ascontiguousarray(one[alike]), np.ascontiguousarray(other[alike]))
-            failed = np.union1d(failed, (one << 32 | other)[~alike])
+            _links.unite(parent, one[alike], other[alike])
         last, active = len(active), np.flatnonzero(parent == np.arange(len(rank)))
     _links.flatten(parent)
     return parent
@@ -168,14 +169,6 @@ def _candidates(keys: pa.Array, rank: Ids, active: Ids, parent: Ids) -> tuple[Id
     one, other = np.empty(len(ids), np.int64), np.empty(len(ids), np.int64)
     count = _links.link(np.ascontiguousarray(values), ids, parent, slots, firsts, one, other)
     return one[:count], other[:count]
-
-
-def _among(values: Ids, ascending: Ids) -> NDArray[np.bool_]:
-    """Whether each value is one of the others."""
-    if not len(ascending):
-        return np.zeros(len(values), bool)
-    place = np.minimum(np.searchsorted(ascending, values), len(ascending) - 1)
-    return np.asarray(ascending[place] == values)
 
 
 def _alike(step: Step, compared: dict[str, pa.Array], one: Ids, other: Ids) -> NDArray[np.bool_]:
