@@ -8,7 +8,7 @@ from numba import int64, types, uint8, uint32, uint64
 
 from pairsieve.filters._jit import inlined, kernel
 from pairsieve.filters._minhash_instructions import LANES, least_of_16, least_of_64
-from pairsieve.filters._minhash_shingles import hash_shingles, mixed32, mixed64, units_of, xxh64
+from pairsieve.filters._minhash_shingles import hash_shingles, mixed64, units_of, xxh64
 
 _u = np.uint64
 GOLDEN = _u(0x9E3779B97F4A7C15)
@@ -61,8 +61,8 @@ def signatures(
     base, longest = np.int64(data.ctypes.data), np.int64(0)
     for i in range(len(shingles)):
         longest = max(longest, offsets[i + 1] - offsets[i])
-    units, hashes = np.empty(longest + 2, np.uint32), np.empty(longest + 2, np.uint32)
-    scratch = np.empty(17 * LANES, np.uint32)
+    units, hashes = np.empty(longest + 2, np.uint32), np.empty(longest + 2 + LANES, np.uint32)
+    scratch = np.empty(16 * LANES, np.uint32)
     width = len(a)
     start, factors, terms = np.int64(hashes.ctypes.data), np.int64(a.ctypes.data), np.int64(b.ctypes.data)
     out[:] = EMPTY
@@ -70,8 +70,6 @@ def signatures(
         place, size = base + offsets[i], offsets[i + 1] - offsets[i]
         count = hash_shingles(place, units, units_of(place, size, words, units), n, words, sha1, scratch, hashes)
         shingles[i] = _distinct(hashes, count, enough)
-        for j in range(count):
-            hashes[j] = mixed32(hashes[j])
         row, k = np.int64(out[i].ctypes.data), 0
         while k + 64 <= width:
             least_of_64(start, count, factors + 4 * k, terms + 4 * k, row + 4 * k)

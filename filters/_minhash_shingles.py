@@ -11,13 +11,24 @@ from numba import uint32
 
 from pairsieve.filters._jit import inlined
 from pairsieve.filters._match_instructions import byte_at, first_bit, load
-from pairsieve.filters._minhash_instructions import LANES, sha1_of_16, spaces_of, starts_of
+from pairsieve.filters._minhash_instructions import (
+    LANES,
+    sha1_of_16,
+    sha1_of_run,
+    spaces_of,
+    starts_of,
+    xxh32_of_16,
+    xxh32_of_run,
+)
 
 _u, _h = np.uint64, np.uint32
 A1, A2, A3, A4, A5 = _h(2654435761), _h(2246822519), _h(3266489917), _h(668265263), _h(374761393)
 B1, B2, B3 = _u(0x9E3779B185EBCA87), _u(0xC2B2AE3D27D4EB4F), _u(0x165667B19E3779F9)
 B4, B5 = _u(0x85EBCA77C2B2AE63), _u(0x27D4EB2F165667C5)
 LOW_BYTES = np.array([2 ** (8 * n) - 1 for n in range(9)], np.uint64)
+ALL = _u(2**64 - 1)
+SHORT = 15
+"""Most bytes of a message of xxHash32 that is done with others."""
 ONE_BLOCK = 55
 """Most bytes that SHA-1 does in one block."""
 
@@ -34,9 +45,14 @@ def units_of(place: Any, size: Any, words: Any, units: Any) -> Any:
         count = 1
     for at in range(0, size, 64):
         bits = spaces_of(place + at) if words else starts_of(place + at)
-        if size - at < 64:
-            bits &= (_u(1) << _u(size - at)) - _u(1)
-        shift = at + words
+        left, shift = min(size - at, 64), at + words
+        whole = ALL >> _u(64 - left)
+        bits &= whole
+        if not words and bits == whole:  # every byte begins a unit, as in ASCII
+            for k in range(left):
+                units[count + k] = at + k
+            count += left
+            continue
         while bits != 0:
             units[count] = shift + first_bit(bits)
             count += 1
@@ -97,22 +113,23 @@ def mixed32(x: Any) -> Any:
 
 
 @inlined
-def _put(place: Any, size: Any, lane: Any, words: Any) -> Any:
+def _put_block(place: Any, size: Any, lane: Any, words: Any) -> Any:
     """A message of at most ``ONE_BLOCK`` bytes, padded as SHA-1 wants it, into a lane of the vectors."""
-    for i in range(8):
-        left = min(max(size - 8 * i, 0), 8)
-        value = load(place + 8 * i) & LOW_BYTES[left] if left else _u(0)
-        if 0 <= size - 8 * i < 8:
-            value |= _u(0x80) << _u(8 * left)
-        words[2 * i * LANES + lane] = uint32(value)
-        words[(2 * i + 1) * LANES + lane] = uint32(value >> _u(32))
-    bits = 8 * size
-    words[15 * LANES + lane] = uint32((bits & 0xFF) << 24 | (bits >> 8) << 16)
+    full = size >> 3
+    for i in range(full):
+        value = load(place + 8 * i)
+        words[2 * i * LANES + lane], words[(2 * i + 1) * LANES + lane] = uint32(value), uint32(value >> _u(32))
+    value = load(place + 8 * full) & LOW_BYTES[size & 7] | _u(0x80) << _u(8 * (size & 7))
+    words[2 * full * LANES + lane], words[(2 * full + 1) * LANES + lane] = uint32(value), uint32(value >> _u(32))
+    for i in range(2 * full + 2, 15):
+        words[i * LANES + lane] = 0
+    words[15 * LANES + lane] = uint32((8 * size & 0xFF) << 24 | (size >> 5) << 16)
 
 
 @inlined
-def _long_sha1(place: Any, size: Any, words: Any) -> Any:
+def _long_sha1(place: Any, size: Any) -> Any:
     """The same of a longer message: five words of state, block by block, without vectors."""
+    words = np.empty(80, np.uint32)
     h0, h1, h2 = uint32(0x67452301), uint32(0xEFCDAB89), uint32(0x98BADCFE)
     h3, h4 = uint32(0x10325476), uint32(0xC3D2E1F0)
     total = ((size + 8) // 64 + 1) * 64
@@ -150,37 +167,53 @@ def _long_sha1(place: Any, size: Any, words: Any) -> Any:
 
 
 @inlined
-def hash_shingles(place: Any, units: Any, count: Any, n: Any, words: Any, sha1: Any, scratch: Any, out: Any) -> Any:
-    """The 32-bit hash of each shingle of a text at an address; how many there are.
+def _put_words(place: Any, size: Any, lane: Any, words: Any) -> Any:
+    """A message of at most ``SHORT`` bytes as ``xxh32_of_16`` wants it, into a lane of the vectors."""
+    low = load(place)
+    words[lane], words[LANES + lane] = uint32(low), uint32(low >> _u(32))
+    words[2 * LANES + lane] = uint32(load(place + 8))
+    words[3 * LANES + lane] = uint32(load(place + (size & ~3)) & LOW_BYTES[size & 3])
+    words[4 * LANES + lane] = uint32(size)
 
-    ``scratch`` has room for 17 vectors, ``out`` for one more than there are units.
+
+@inlined
+def hash_shingles(place: Any, units: Any, count: Any, n: Any, words: Any, sha1: Any, scratch: Any, out: Any) -> Any:
+    """The 32-bit hash of each shingle of a text at an address, mixed; how many there are.
+
+    ``scratch`` has room for 16 vectors, ``out`` for 16 more than there are units.  16 shingles are hashed at a time;
+    those too long for that one by one.
     """
-    shingles = shingles_of(count, n)
-    last = min(n, count)
-    if not sha1:
-        for j in range(shingles):
-            first = np.int64(units[j])
-            out[j] = xxh32(place + first, units[j + last] - first - words)
+    shingles, last = shingles_of(count, n), min(n, count)
+    start, target = np.int64(scratch.ctypes.data), np.int64(out.ctypes.data)
+    most = ONE_BLOCK if sha1 else SHORT
+    if not words and last <= SHORT and count == units[count]:  # code points of one byte: shingles of one size
+        for first in range(0, shingles, LANES):
+            if sha1:
+                sha1_of_run(place + first, last, target + 4 * first)
+            else:
+                xxh32_of_run(place + first, last, target + 4 * first)
         return shingles
-    start, messages = np.int64(scratch.ctypes.data), 0
-    digests = scratch[16 * LANES :]
-    for j in range(shingles):
-        first = np.int64(units[j])
-        size = units[j + last] - first - words
-        if size <= ONE_BLOCK:
-            _put(place + first, size, j % LANES, scratch)
-            messages += 1
-        if j % LANES == LANES - 1 or j == shingles - 1:
-            if messages:
-                sha1_of_16(start, start + 64 * LANES)
-            for k in range(j - j % LANES, j + 1):
-                out[k] = digests[k % LANES]
-            messages = 0
-    for j in range(shingles):
-        first = np.int64(units[j])
-        size = units[j + last] - first - words
-        if size > ONE_BLOCK:
-            out[j] = _long_sha1(place + first, size, scratch)
+    for first in range(0, shingles, LANES):
+        behind, longer = min(first + LANES, shingles), 0
+        for j in range(first, behind):
+            at = np.int64(units[j])
+            size = units[j + last] - at - words
+            if size > most:
+                longer += 1
+            elif sha1:
+                _put_block(place + at, size, j - first, scratch)
+            else:
+                _put_words(place + at, size, j - first, scratch)
+        if sha1:
+            sha1_of_16(start, target + 4 * first)
+        else:
+            xxh32_of_16(start, target + 4 * first)
+        if longer:
+            for j in range(first, behind):
+                at = np.int64(units[j])
+                size = units[j + last] - at - words
+                if size > most:
+                    out[j] = mixed32(_long_sha1(place + at, size) if sha1 else xxh32(place + at, size))
     return shingles
 
 

@@ -4,6 +4,7 @@ Most texts are mapped code point by code point, in a kernel.  The few with combi
 points act on each other, take Python's way.
 """
 
+import re
 import unicodedata
 from dataclasses import dataclass
 from functools import cache
@@ -13,7 +14,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from pairsieve.filters._texts import frozen, text_buffers
+from pairsieve.filters._match_tables import padded_buffers
+from pairsieve.filters._texts import frozen
 
 PADDING = 64
 """Bytes behind the last text that may be read."""
@@ -104,7 +106,7 @@ def normal_texts(texts: pa.Array) -> Normal:
     from pairsieve.filters._normal_text_kernels import normalised, spliced
 
     texts = texts.fill_null("") if texts.null_count else texts
-    data, offsets = text_buffers(texts)
+    data, offsets = padded_buffers(texts)
     places, slow = np.zeros(len(texts) + 1, np.int64), np.zeros(len(texts), np.uint8)
     room = np.empty(int(offsets[-1] - offsets[0]) + 2 * PADDING, np.uint8)
     found = normalised(data, offsets, *mapped_code_points(), room, places, slow)
@@ -130,6 +132,8 @@ def _by_python(data: Bytes, offsets: Places, rows: Places) -> Normal:
 def mapped_code_points() -> tuple[Bytes, npt.NDArray[np.int32]]:
     """What each code point c becomes: ``pieces[table[2 * c] : table[2 * c + 1]]``, or ``CHAINED``.
 
+    Pieces have at most 33 bytes, no two spaces in a row, and ``PADDING`` bytes behind the last.
+
     A code point is mapped on its own where at every stage of folding it begins with a starter that never composes
     with what is before it: then a text folded as a whole is its folded code points, joined.
     """
@@ -137,13 +141,13 @@ def mapped_code_points() -> tuple[Bytes, npt.NDArray[np.int32]]:
     stages = _stages(BREAK.join(map(chr, codes)))
     tied = _tied()
     firsts = [[one[:1] in tied for one in unicodedata.normalize("NFKD", stage).split(BREAK)] for stage in stages]
-    pieces = _spaced(stages[-1]).encode().split(BREAK.encode())
+    pieces = re.sub(" +", " ", _spaced(stages[-1])).encode().split(BREAK.encode())
     ends = np.cumsum([0, *map(len, pieces)])
     places = np.column_stack([ends[:-1], ends[1:]])
     places[np.logical_or.reduce(firsts)] = CHAINED
     table = np.full((MAPPED, 2), CHAINED, np.int32)
     table[codes] = places
-    return frozen(np.frombuffer(b"".join(pieces), np.uint8).copy()), frozen(table.reshape(-1))
+    return frozen(np.frombuffer(b"".join(pieces) + bytes(PADDING), np.uint8).copy()), frozen(table.reshape(-1))
 
 
 def _tied() -> set[str]:

@@ -7,8 +7,12 @@ import numpy.typing as npt
 from numba import int32, int64, types, uint8
 
 from pairsieve.filters._jit import inlined, kernel
-from pairsieve.filters._normal_text import MAPPED, PADDING
+from pairsieve.filters._match_instructions import first_bit
+from pairsieve.filters._normal_text import CHAINED, MAPPED, PADDING
+from pairsieve.filters._normal_text_instructions import copied, lowered, wide_of
 
+_u = np.uint64
+ALL = _u(2**64 - 1)
 SPACE = 32
 NOT_UTF8 = MAPPED
 
@@ -24,6 +28,9 @@ def _decoded(data: Any, at: Any, stop: Any) -> Any:
     size = 2 if lead < 0xE0 else 3 if lead < 0xF0 else 4
     if lead < 0xC2 or lead > 0xF4 or at + size > stop:
         return np.int64(NOT_UTF8), 1
+    second = np.int64(data[at + 1])
+    if size == 2 and second & 0xC0 == 0x80:
+        return (lead & 0x1F) << 6 | second & 0x3F, 2
     code = lead & (0x7F >> size)
     for i in range(1, size):
         byte = np.int64(data[at + i])
@@ -34,6 +41,19 @@ def _decoded(data: Any, at: Any, stop: Any) -> Any:
     if (size == 3 and (code < 0x800 or code >> 11 == 0x1B)) or (size == 4 and code < 0x10000):
         return np.int64(NOT_UTF8), 1
     return code, size
+
+
+@inlined
+def _copied(block: Any, size: Any, dropped: Any, out: Any, end: Any) -> Any:
+    """Copy the first bytes of a block, but those whose bits are set; where they end.  64 bytes more are written."""
+    start = np.int64(0)
+    while dropped != 0:
+        copied(block + start, out + end)
+        end += first_bit(dropped) - start
+        start = first_bit(dropped) + 1
+        dropped &= dropped - _u(1)
+    copied(block + start, out + end)
+    return end + size - start
 
 
 @inlined
@@ -63,39 +83,41 @@ def normalised(
 ) -> npt.NDArray[np.uint8]:
     """Normal texts one behind the other, in ``out`` or a larger array; text i ends at ``places[i + 1]``.
 
-    A text that the table does not do gets ``slow[i] = 1`` and no bytes.
+    A text that the table does not do gets ``slow[i] = 1`` and no bytes.  ``data`` goes on for ``PADDING`` bytes.
     """
-    ascii = np.empty(128, np.uint8)
-    for code in range(128):
-        ascii[code] = pieces[table[2 * code]] if table[2 * code + 1] > table[2 * code] else SPACE
-    end = np.int64(0)
+    base, block = np.int64(data.ctypes.data), np.empty(2 * PADDING, np.uint8)
+    room, found, end = np.int64(block.ctypes.data), np.int64(pieces.ctypes.data), np.int64(0)
     for i in range(len(offsets) - 1):
         at, stop, begin = offsets[i], offsets[i + 1], end
         out = _grown(out, end + stop - at + 2 * PADDING)
-        last = np.uint8(SPACE)
+        target, is_spaced = np.int64(out.ctypes.data), True
         while at < stop:
-            byte = data[at]
-            if byte < 128:
-                # written always, kept unless it is a second space
-                byte = ascii[byte]
-                out[end] = byte
-                end += byte != SPACE or last != SPACE
-                last = byte
-                at += 1
-                continue
-            code, size = _decoded(data, at, stop)
-            if code >= MAPPED or table[2 * code] < 0:
-                slow[i], end, last = 1, begin, np.uint8(0)
-                break
-            at += size
-            first, behind = table[2 * code], table[2 * code + 1]
-            out = _grown(out, end + behind - first + stop - at + 2 * PADDING)
-            for k in range(first, behind):
-                byte = pieces[k]
-                out[end] = byte
-                end += byte != SPACE or last != SPACE
-                last = byte
-        if last == SPACE and end > begin:
+            size, wide = min(stop - at, 64), wide_of(base + at)
+            if wide:
+                size = min(size, first_bit(wide))
+            if size:
+                gaps = lowered(base + at, room) & (ALL >> _u(64 - size))
+                end = _copied(room, size, gaps & (gaps << _u(1) | _u(is_spaced)), target, end)
+                is_spaced = (gaps >> _u(size - 1)) & _u(1) != 0
+                at += size
+            while at < stop and data[at] >= 128:
+                code, size = _decoded(data, at, stop)
+                at += size
+                first, behind = (table[2 * code], table[2 * code + 1]) if code < MAPPED else (CHAINED, CHAINED)
+                if first == CHAINED:
+                    slow[i], at, end, is_spaced = 1, stop, begin, False
+                    break
+                if first == behind:
+                    continue
+                needed = end + behind - first + stop - at + 2 * PADDING
+                if needed > len(out):  # asked here: a call that returns an array counts its references
+                    out = _grown(out, needed)
+                    target = np.int64(out.ctypes.data)
+                first += is_spaced and pieces[first] == SPACE
+                copied(found + first, target + end)
+                end += behind - first
+                is_spaced = pieces[behind - 1] == SPACE
+        if is_spaced and end > begin:
             end -= 1
         places[i + 1] = end
     return out
