@@ -98,6 +98,11 @@ class Literal:
         kept = {id(row) for row in self.clip_l14_30(pairs)}
         return [row for row in self.image_based(pairs) if id(row) in kept]
 
+    def decontaminate(self, pairs: Pairs) -> list[Row]:
+        """``df[df[column] <= 0.604169]`` of a float32 column: NaN is not."""
+        scores = [np.float32(np.nan if (score := row["dedup-isc-ft-v107-score"]) is None else score) for row in pairs]
+        return [row for row, score in zip(pairs, scores, strict=True) if score <= np.float32(0.604169)]
+
     def named(self, name: str) -> Callable[[Pairs], list[Row]]:
         """The baseline of a shipped recipe."""
         found: Callable[[Pairs], list[Row]] = getattr(self, name.removeprefix("datacomp_"))

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 
@@ -13,7 +14,7 @@ from pairsieve.filters.text_entities import TextEntities, read_ids
 from pairsieve.pipelines.recipe_file import shipped
 from pairsieve.pipelines.run import load, run
 from tests.support_baselines import Literal, Row, records
-from tests.support_datacomp import WIDTHS, features, uid_of, write_shard
+from tests.support_datacomp import SCHEMA, WIDTHS, features, uid_of, write_shard
 from tests.support_wordnet import need_wordnet, nltk_reader
 
 BASELINES = (
@@ -25,7 +26,9 @@ BASELINES = (
     "datacomp_laion2b",
     "datacomp_image_based",
     "datacomp_image_based_and_clip_l14_30",
+    "datacomp_decontaminate",
 )
+DEDUP, ABOVE = "dedup-isc-ft-v107-score", float(np.nextafter(np.float32(0.604169), np.float32(1)))
 COUNTS = (700, 1, 500)
 TEXTS = [
     "a photo of a dog in the park",
@@ -115,7 +118,8 @@ def write_pool(folder: Path) -> list[Row]:
     for number, count in enumerate(COUNTS):
         arrays = features(count, number)
         rows = [row(len(pairs) + i, rng) for i in range(count)]
-        write_shard(folder, f"{number:032x}", rows, arrays, group=300)
+        schema = SCHEMA.append(pa.field(DEDUP, pa.float32()))
+        write_shard(folder, f"{number:032x}", rows, arrays, schema=schema, group=300)
         pairs += [{**r, "l14_img": arrays["l14_img"][i]} for i, r in enumerate(rows)]
     return pairs
 
@@ -136,6 +140,9 @@ def row(i: int, rng: np.random.Generator) -> dict[str, Any]:
         "clip_l14_similarity_score": l14,
         "face_bboxes": [[0.1, 0.2, 0.3, 0.4]],
         "sha256": None,
+        DEDUP: [0.1, 0.604169, float(np.nextafter(np.float32(0.604169), np.float32(1))), 0.9, None, float("nan")][
+            i % 6
+        ],
     }
 
 

@@ -1,0 +1,216 @@
+"""Evaluation sets on disk: embeddings from ``.npy``, ``.npz``, ``.pt`` or Parquet, captions from Parquet or text files.
+
+Files are hostile: nothing is unpickled, what a file would unpack to is bounded, and every mistake is one line
+with the file's name.  Read at the speed of the disk; Parquet and text in batches.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from glob import glob, has_magic
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pairsieve.filters._match_texts import is_list, is_text
+from pairsieve.filters._tensors import (
+    ENDINGS,
+    MOST_BYTES,
+    FileNames,
+    Matrix,
+    as_matrix,
+    check_column,
+    load_array,
+    matrix_of,
+    peek,
+)
+from pairsieve.schemas.errors import UserError
+
+PARQUET = ".parquet"
+EMBEDDINGS = (*ENDINGS, PARQUET)
+CAPTIONS = (PARQUET, ".txt")
+MOST_TEXT_BYTES = 1 << 33
+"""A file of captions that is, or unpacks to, more is refused: 8 GiB."""
+ROWS = 4096
+USUAL_CAPTIONS = "text"
+Kind = Callable[[pa.DataType], bool]
+
+
+def files_of(names: FileNames, endings: Sequence[str]) -> tuple[str, ...]:
+    """The files that paths and globs name, each once; raises ``UserError`` for one that is not there or of no use."""
+    found = dict.fromkeys(file for name in ((names,) if isinstance(names, str) else names) for file in _files(name))
+    for file in found:
+        if not file.lower().endswith(tuple(endings)):
+            raise UserError(f"{file}: is none of {', '.join(endings)}; convert it")
+    return tuple(found)
+
+
+def _files(path: str) -> list[str]:
+    """The files of one path or glob, sorted."""
+    name = str(Path(path).expanduser()) if path.startswith("~") else path
+    is_glob = "\0" not in name and has_magic(name) and not Path(name).is_file()
+    found = sorted(glob(name, recursive=True)) if is_glob else [name]  # noqa: PTH207 (the glob may be absolute)
+    found = [file for file in found if "\0" not in file and Path(file).is_file()]
+    if not found:
+        raise UserError(f"{path}: {'no file matches' if is_glob else 'no such file'}; name a file or a glob")
+    return found
+
+
+def embeddings_of(file: str, key: str | None = None) -> Matrix:
+    """float32[n, d] of one file, finite; ``key`` names the array or column of a file with several.
+
+    Raises ``UserError`` with the file's name for what is missing, damaged, too large, null, not finite, or no
+    embeddings.
+    """
+    if not file.lower().endswith(PARQUET):
+        return as_matrix(load_array(file, key), file)
+    with _readable(file):
+        parts = list(_matrices(file, key))
+    if not parts:
+        raise UserError(f"{file}: holds no row")
+    return np.concatenate(parts)
+
+
+def widths_of(files: Sequence[str], key: str | None = None) -> Iterator[tuple[str, int]]:
+    """(file, width of its embeddings), as far as a look tells before a run; raises as ``embeddings_of``."""
+    for file in files:
+        if file.lower().endswith(PARQUET):
+            with _readable(file):
+                first = next(_matrices(file, key), None)
+            if first is None:
+                raise UserError(f"{file}: holds no row")
+            yield file, first.shape[1]
+    for file, values, is_whole in peek([file for file in files if not file.lower().endswith(PARQUET)], key):
+        yield file, as_matrix(values if is_whole else values[:1], file).shape[1]
+
+
+def _matrices(file: str, key: str | None) -> Iterator[Matrix]:
+    """The embeddings of a Parquet file, some rows at a time; raises ``ValueError`` at a row without one."""
+    with pq.ParquetFile(file) as source:
+        name = _column(source.schema_arrow, key, "embeddings (lists of floats)", None, _is_embedding)
+        _check_size(source.metadata, source.schema_arrow, name, MOST_BYTES)
+        width, first = 0, 0
+        for batch in source.iter_batches(ROWS, columns=[name]):
+            column = batch.column(0)
+            width = width or _width(column)
+            values, is_good = matrix_of(column, width)
+            if not is_good.all():
+                row = first + int(is_good.argmin())
+                raise ValueError(f"row {row} of column {name!r} has no finite embedding of width {width}; leave it out")
+            first += len(values)
+            yield values
+
+
+def _width(column: pa.Array) -> int:
+    """The width of the first row; raises ``ValueError`` where it has none."""
+    width = len(column[0]) if len(column) and column[0].is_valid else 0
+    if not width:
+        raise ValueError("row 0 has no embedding; leave it out")
+    return width
+
+
+def captions_of(file: str, key: str | None = None) -> Iterator[pa.Array]:
+    """The captions of one file as arrays of strings, in order; nulls and empty lines are captions without words.
+
+    Parquet: a column of strings or of lists of strings, ``key`` or the only one or ``text``.  Text: UTF-8, a
+    caption a line.  Raises ``UserError`` as ``embeddings_of``.
+    """
+    with _readable(file):
+        yield from _column_texts(file, key) if file.lower().endswith(PARQUET) else _lines(file)
+
+
+def check_captions(file: str, key: str | None = None) -> None:
+    """Refuse, before a run, a file that holds no captions, as far as a look tells; raises ``UserError``."""
+    next(captions_of(file, key), None)
+
+
+def _column_texts(file: str, key: str | None) -> Iterator[pa.Array]:
+    with pq.ParquetFile(file) as source:
+        name = _column(source.schema_arrow, key, "captions (strings)", USUAL_CAPTIONS, _is_caption)
+        _check_size(source.metadata, source.schema_arrow, name, MOST_TEXT_BYTES)
+        for batch in source.iter_batches(ROWS, columns=[name]):
+            column = batch.column(0)
+            texts = column.flatten() if is_list(column.type) else column
+            texts = texts.cast(pa.large_string())
+            texts.validate(full=True)  # Parquet does not say that its strings are UTF-8
+            yield texts
+
+
+def _lines(file: str) -> Iterator[pa.Array]:
+    if Path(file).stat().st_size > MOST_TEXT_BYTES:
+        raise ValueError(f"is larger than {MOST_TEXT_BYTES >> 30} GiB; cut it")
+    with Path(file).open(encoding="utf-8-sig", newline="\n") as lines:
+        while part := list(islice(lines, ROWS)):
+            yield pa.array(part, pa.large_string())
+
+
+def _is_embedding(kind: pa.DataType) -> bool:
+    try:
+        check_column(kind, "")
+    except ValueError:
+        return False
+    return True
+
+
+def _is_caption(kind: pa.DataType) -> bool:
+    return not pa.types.is_null(kind) and (is_text(kind) or is_list(kind))
+
+
+def _column(schema: pa.Schema, key: str | None, what: str, usual: str | None, is_fit: Kind) -> str:
+    """The column of a name, or the only one that fits, or the usual one; raises ``ValueError``."""
+    if key is not None and key not in schema.names:
+        raise ValueError(f"has no column {key!r}, but {_listed(schema.names)}")
+    if key is not None and not is_fit(schema.field(key).type):
+        raise ValueError(f"column {key!r} is {schema.field(key).type}, not {what}")
+    fit = [field.name for field in schema if is_fit(field.type)]
+    if key is None and len(fit) != 1 and usual not in fit:
+        raise ValueError(f"has {len(fit) or 'no'} columns of {what}: {_listed(fit or schema.names)}; set 'key'")
+    return key or (fit[0] if len(fit) == 1 else str(usual))
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(map(repr, names[:20])) or "none"
+
+
+def _check_size(metadata: pq.FileMetaData, schema: pa.Schema, name: str, most: int) -> None:
+    """Refuse a file whose column would fill the memory; raises ``ValueError``."""
+    size = 0
+    for group in range(metadata.num_row_groups):
+        part = metadata.row_group(group)
+        leaves = [part.column(i) for i in range(part.num_columns)]
+        size += sum(
+            max(leaf.total_uncompressed_size, 4 * leaf.num_values)
+            for leaf in leaves
+            if f"{leaf.path_in_schema}.".startswith(f"{name}.")
+        )
+    if size > most:
+        raise ValueError(f"column {name!r} would unpack to {size >> 30} GiB, more than {most >> 30}")
+
+
+@contextmanager
+def _readable(file: str) -> Iterator[None]:
+    """What goes wrong while a file is read, as one line with its name."""
+    try:
+        yield
+    except UserError:
+        raise
+    except UnicodeDecodeError as error:
+        raise UserError(f"{file}: is not UTF-8 ({error.reason}); convert it") from None
+    except OSError as error:
+        raise UserError(f"{file}: cannot be read: {error.strerror or str(error).splitlines()[0]}") from None
+    except (ValueError, MemoryError, NotImplementedError, pa.ArrowException) as error:
+        text = " ".join(str(error).split())[:300] or type(error).__name__
+        raise UserError(f"{file}: {text}") from None
+
+
+def sets_of(references: Mapping[str, FileNames], endings: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """The files of each evaluation set, sets in the order of their names; raises ``UserError`` with the set's name."""
+    found = {}
+    for name in sorted(references):
+        try:
+            found[name] = files_of(references[name], endings)
+        except UserError as error:
+            raise UserError(f"references: {name}: {error}") from None
+    return found

@@ -1,0 +1,201 @@
+"""Drop pairs that are too close to an evaluation set, by embeddings, by captions, or by a score of the pool.
+
+Embeddings cost one product with each reference: 0.2 GFLOP a pair for 200,000 of width 512, which is 370 pairs a
+CPU-second.  Captions of 140 bytes cost 1 to 2 µs, whatever the number of references; these take 4 µs each when a
+worker starts.  A stored score costs nothing.
+"""
+
+import math
+import re
+from collections.abc import Mapping
+from typing import Annotated, Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+from pydantic import Field, PrivateAttr, field_validator, model_validator
+
+from pairsieve.filters._match_texts import is_text
+from pairsieve.filters._ranked import missing
+from pairsieve.filters._reference_embeddings import Nearest
+from pairsieve.filters._reference_files import CAPTIONS, EMBEDDINGS, check_captions, sets_of, widths_of
+from pairsieve.filters._reference_ngrams import Grams
+from pairsieve.filters._tensors import FileNames, check_column, check_rows, matrix_of
+from pairsieve.filters.base import Filter, Resources, Runtime, Threshold, UnknownColumnError, first_reason
+from pairsieve.schemas.errors import UserError
+
+COLUMNS = {"embeddings": "dedup", "captions": "text", "score": "dedup-isc-ft-v107-score"}
+"""The usual column of each measure: the descriptors of DataComp's pool, captions, DataComp's stored score."""
+ONLY = {"normalize": "embeddings", "device": "embeddings", "ngram": "captions"}
+"""Settings that belong to one measure."""
+MISSING = {"embeddings": "no_embedding", "captions": "no_text"}
+MOST_SETS = 1000
+
+
+class Decontaminate(Filter):
+    """Measure how close a pair is to the nearest evaluation set; drop what is above ``threshold``.
+
+    ``by: embeddings``: the greatest cosine with a reference, exactly (``normalize: false``: inner product).
+    ``by: captions``: the greatest share of the caption's n-grams of words that one set has; a caption of fewer
+    than ``ngram`` words counts as a whole, and is close only to the very same caption.  ``by: score``: a column that
+    holds such a measure already; nothing is written.  DataComp drops cosines above 0.604169 on the descriptors of
+    ISC21's winner.  A threshold counts in the column's own type, as in pandas: 0.604169 as float32 is not above itself.
+    ``decontaminate_set`` names the nearest set, of equals the first in the alphabet, and is null where no n-gram
+    is shared; a pair that is close to two sets counts for the nearest.  Reasons: ``like_<set>`` (``like_reference``
+    by score), ``no_embedding`` (null, of another width, not finite, or zeros, which have no cosine), ``no_text``,
+    ``no_score`` (null or NaN): what cannot be compared is not known to be clean.
+    """
+
+    writes = {"decontaminate_similarity": pa.float32(), "decontaminate_set": pa.string()}
+    batch_rows = 8192
+    loads_model = True
+
+    by: Literal["embeddings", "captions", "score"] = Field(description="what is compared")
+    references: Mapping[str, FileNames] = Field(
+        {},
+        description="set: files or globs of embeddings (.npy, .npz, .pt, .parquet) or captions (.parquet, .txt)",
+    )
+    threshold: Threshold[float] = Field(description="what is above it goes", allow_inf_nan=False)
+    column: str | None = Field(
+        None, description="what of the pair is compared; default: dedup, text, or dedup-isc-ft-v107-score"
+    )
+    key: str | None = Field(None, description="array or column of a reference file with several")
+    normalize: bool = Field(True, description="divide embeddings by their lengths, so that products are cosines")
+    ngram: Annotated[int, Field(ge=1, le=100)] = Field(13, description="words of an n-gram")
+    device: Runtime[Literal["auto", "cpu", "cuda"]] = Field("auto", description="auto: the GPU where there is one")
+
+    _nearest: Nearest | Grams | None = PrivateAttr(None)
+    _names: tuple[str, ...] = PrivateAttr(())
+
+    @field_validator("references")
+    @classmethod
+    def _plain_names(cls, value: Mapping[str, FileNames]) -> Mapping[str, FileNames]:
+        """Names become reasons and rows of reports."""
+        for name in value:
+            if not re.fullmatch(r"[A-Za-z0-9][\w.-]{0,63}", name, re.ASCII):
+                raise ValueError(f"{name!r}: name a set with up to 64 letters, digits, '_', '.' and '-'")
+        if len(value) > MOST_SETS:
+            raise ValueError(f"{len(value)} sets, more than {MOST_SETS}; several files may be one set")
+        return value
+
+    @model_validator(mode="after")
+    def _goes_together(self) -> "Decontaminate":
+        if self.by == "score" and (self.references or self.key is not None):
+            raise ValueError("by: score compares nothing with 'references' or their 'key'; leave them out")
+        if self.by != "score" and not self.references:
+            raise ValueError(f"by: {self.by} compares with 'references'; name the files of at least one set")
+        for name in sorted(self.model_fields_set & ONLY.keys()):
+            if ONLY[name] != self.by:
+                raise ValueError(f"{name!r} belongs to by: {ONLY[name]}, and this is by: {self.by}; leave it out")
+        if self.by == "captions" and not 0 <= self.threshold < 1:
+            raise ValueError(f"threshold: {self.threshold} is no share; give one from 0 to below 1 (0: any n-gram)")
+        return self
+
+    @property
+    def _column(self) -> str:
+        return self.column or COLUMNS[self.by]
+
+    def needs(self) -> tuple[str, ...]:
+        return {"embeddings": ("torch",), "captions": ("numba",), "score": ()}[self.by]
+
+    def imports(self) -> tuple[str, ...]:
+        return ("pairsieve.filters._reference_kernels",) if self.by == "captions" else ()
+
+    def inputs(self, available: Mapping[str, pa.DataType]) -> tuple[str, ...]:
+        return () if self.by == "score" else (self._column,)
+
+    def keep_inputs(self, available: Mapping[str, pa.DataType]) -> tuple[str, ...]:
+        return (self._column,) if self.by == "score" else ()
+
+    def outputs(self, available: Mapping[str, pa.DataType]) -> dict[str, pa.DataType]:
+        return {} if self.by == "score" else dict(self.writes)
+
+    def check(self, available: Mapping[str, pa.DataType]) -> None:
+        if self._column not in available:
+            raise UnknownColumnError(self._column, available)
+        kind = available[self._column]
+        if self.by == "score" and not pa.types.is_floating(kind):
+            raise ValueError(f"column {self._column!r} is {kind}, not a float score")
+        if self.by == "captions" and not is_text(kind):
+            raise ValueError(f"column {self._column!r} is {kind}, not strings")
+        width = check_column(kind, self._column) if self.by == "embeddings" else None
+        for name, files in self._sets().items():
+            try:
+                self._look(files, width)
+            except (UserError, ValueError) as error:
+                raise ValueError(f"references: {name}: {error}") from None
+
+    def _look(self, files: tuple[str, ...], width: int | None) -> None:
+        """Refuse files that cannot be compared with the column, as far as a look tells."""
+        if self.by == "captions":
+            for file in files:
+                check_captions(file, self.key)
+            return
+        for file, found in widths_of(files, self.key):
+            if width not in (None, found):
+                text = f"embeddings of width {found}, and column {self._column!r} has width {width}"
+                raise ValueError(f"{file} holds {text}; give one model's")
+
+    def _sets(self) -> dict[str, tuple[str, ...]]:
+        return sets_of(self.references, CAPTIONS if self.by == "captions" else EMBEDDINGS)
+
+    def files(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(file for files in self._sets().values() for file in files))
+
+    def resources(self) -> Resources:
+        may_use_gpu = self.by == "embeddings" and self.device != "cpu"
+        return Resources(cpus=1, gpus=1.0 if may_use_gpu else 0.0, gpu_optional=may_use_gpu and self.device == "auto")
+
+    def open(self) -> None:
+        sets = self._sets()
+        self._names = tuple(sets)
+        if self.by == "embeddings":
+            self._nearest = Nearest(sets, self.key, self.normalize, self.device)
+        elif self.by == "captions":
+            self._nearest = Grams(sets, self.ngram, self.key)
+
+    def close(self) -> None:
+        self._nearest = None
+
+    def score(self, pairs: pa.RecordBatch) -> dict[str, pa.Array]:
+        if self.by == "score":
+            return {}
+        values, places = self._measure(pairs[self._column])
+        names = pa.array(self._names, pa.string())
+        return {
+            "decontaminate_similarity": pa.array(values, mask=np.isnan(values)),
+            "decontaminate_set": names.take(pa.array(places, mask=places < 0)),
+        }
+
+    def _measure(self, column: pa.Array) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """float32[n]: the greatest similarity, NaN for none; int64[n]: the place of its set, -1 for none."""
+        if isinstance(self._nearest, Nearest):
+            check_rows(column, self._nearest.width, self._column, "the references have")
+            vectors, is_known = matrix_of(column, self._nearest.width)
+            values, places = self._nearest.find(vectors)
+        else:
+            assert self._nearest is not None
+            is_plain = pa.types.is_string(column.type) or pa.types.is_large_string(column.type)
+            values, places = self._nearest.find(column if is_plain else column.cast(pa.large_string()))
+            is_known = column.is_valid().to_numpy(zero_copy_only=False)
+        return np.where(is_known, values, np.float32(math.nan)), np.where(is_known, places, -1)
+
+    def keep(self, pairs: pa.RecordBatch) -> pa.Array:
+        if self.by == "score":
+            scores = pairs[self._column]
+            tests = (missing(scores), "no_score"), (_above(scores, self.threshold), "like_reference")
+            return first_reason(pairs.num_rows, *tests)
+        similarity, sets = pairs["decontaminate_similarity"], pairs["decontaminate_set"].dictionary_encode()
+        reasons = pa.array([MISSING[self.by], *(f"like_{name}" for name in sets.dictionary.to_pylist())], pa.string())
+        is_missing = pc.is_null(similarity)
+        codes = pc.if_else(is_missing, 0, pc.add(pc.fill_null(sets.indices, 0), 1))
+        stays = pc.invert(pc.or_(is_missing, _above(similarity, self.threshold)))
+        return pa.DictionaryArray.from_arrays(pc.if_else(stays, None, codes).cast(pa.int32()), reasons)
+
+
+def _above(scores: pa.Array, threshold: float) -> pa.Array:
+    """Where a score is above a threshold of its own type; false where there is none."""
+    values = scores.to_numpy(zero_copy_only=False)
+    with np.errstate(over="ignore"):
+        return pa.array(values > values.dtype.type(threshold))

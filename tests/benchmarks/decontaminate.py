@@ -1,0 +1,122 @@
+"""Decontamination against bare matrix products, and captions per CPU-second.
+
+    python tests/benchmarks/decontaminate.py embeddings [vectors] [references] [width]
+    python tests/benchmarks/decontaminate.py captions [captions] [references]
+
+The bare products are torch's and numpy's of the same float32 matrices, in the same blocks and in one thread, with
+the greatest of each row; captions are synthetic, 5 to 30 words of a Zipf vocabulary, a tenth of them of the references.
+"""
+
+import resource
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from pairsieve.filters._assign import CPU_BLOCK
+from pairsieve.filters.decontaminate import Decontaminate
+
+
+def measured(name: str, rows: int, work: Callable[[], object]) -> float:
+    """CPU-seconds of some work."""
+    before, began = resource.getrusage(resource.RUSAGE_SELF), time.perf_counter()
+    work()
+    after = resource.getrusage(resource.RUSAGE_SELF)
+    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    print(f"{name:34} {cpu:7.2f} CPU-s {time.perf_counter() - began:7.2f} s {rows / cpu:12,.0f} a CPU-s", flush=True)
+    return cpu
+
+
+def unit(rows: int, width: int, seed: int) -> NDArray[np.float32]:
+    """Vectors in a cone, as embeddings of images are."""
+    found = np.random.default_rng(seed).standard_normal((rows, width), np.float32) + np.float32(0.5)
+    return np.asarray(found / np.linalg.norm(found, axis=1, keepdims=True), np.float32)
+
+
+def numpy_products(vectors: NDArray[np.float32], references: NDArray[np.float32]) -> None:
+    """The greatest product of each row, a block at a time."""
+    rows, size = CPU_BLOCK
+    for start in range(0, len(vectors), rows):
+        best = np.full(len(vectors[start : start + rows]), -np.inf, np.float32)
+        for first in range(0, len(references), size):
+            np.maximum(best, (vectors[start : start + rows] @ references[first : first + size].T).max(axis=1), out=best)
+
+
+def torch_products(vectors: NDArray[np.float32], references: NDArray[np.float32]) -> None:
+    """The same with torch."""
+    import torch
+
+    here, there = torch.from_numpy(vectors), torch.from_numpy(references)
+    rows, size = CPU_BLOCK
+    with torch.inference_mode():
+        for start in range(0, len(here), rows):
+            best = torch.full((len(here[start : start + rows]),), -torch.inf)
+            for first in range(0, len(there), size):
+                torch.maximum(best, (here[start : start + rows] @ there[first : first + size].T).amax(dim=1), out=best)
+
+
+def embeddings(rows: int, count: int, width: int) -> None:
+    """The filter and both products in turn, three times."""
+    import torch
+
+    torch.set_num_threads(1)
+    vectors, references = unit(rows, width, 0), unit(count, width, 1)
+    column = pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), width)
+    pairs = pa.record_batch({"x": column})
+    with tempfile.TemporaryDirectory() as folder:
+        np.save(Path(folder) / "a.npy", references)
+        made = Decontaminate(
+            by="embeddings", references={"a": f"{folder}/a.npy"}, column="x", threshold=0.6, device="cpu"
+        )
+        measured("open", count, made.open)
+    for _ in range(3):
+        product = measured("torch product and maximum", rows, lambda: torch_products(vectors, references))
+        other = measured("numpy product and maximum", rows, lambda: numpy_products(vectors, references))
+        whole = measured("decontaminate", rows, lambda: made.score(pairs))
+        print(f"{product / whole:.0%} of torch's speed, {other / whole:.0%} of numpy's")
+    small = measured(
+        "decontaminate, 256 a call", rows, lambda: [made.score(pairs.slice(i, 256)) for i in range(0, rows, 256)]
+    )
+    print(f"{product / small:.0%} of torch's speed; peak {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10} MB")
+
+
+def captions(rows: int, count: int) -> None:
+    """Reading references, and captions of several kinds."""
+    rng = np.random.default_rng(0)
+    vocabulary = np.array([f"word{i}" if i % 50 else f"wörter{i}" for i in range(60_000)])
+    known = _texts(rng, vocabulary, count)
+    texts = [*_texts(rng, vocabulary, rows - rows // 10), *known[: rows // 10]]
+    pairs = pa.record_batch({"text": pa.array(texts)})
+    print(f"{pairs['text'].nbytes / rows:.0f} bytes a caption")
+    with tempfile.TemporaryDirectory() as folder:
+        pq.write_table(pa.table({"text": known}), f"{folder}/a.parquet")
+        for n in (13, 5, 1):
+            made = Decontaminate(by="captions", references={"a": f"{folder}/a.parquet"}, threshold=0.5, ngram=n)
+            measured(f"open, n = {n}", count, made.open)
+            made.score(pairs.slice(0, 10))
+            measured(f"decontaminate, n = {n}", rows, lambda made=made: [made.score(b) for b in _batches(pairs)])  # type: ignore[misc]
+    print(f"peak {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10} MB")
+
+
+def _texts(rng: np.random.Generator, vocabulary: NDArray[np.str_], rows: int) -> list[str]:
+    sizes = rng.integers(5, 31, rows)
+    words = vocabulary[np.minimum(rng.zipf(1.2, sizes.sum()) - 1, len(vocabulary) - 1)]
+    return [" ".join(part) + "." for part in np.split(words, np.cumsum(sizes)[:-1])]
+
+
+def _batches(pairs: pa.RecordBatch) -> list[pa.RecordBatch]:
+    return [pairs.slice(i, 8192) for i in range(0, pairs.num_rows, 8192)]
+
+
+if __name__ == "__main__":
+    what, numbers = sys.argv[1], [int(number) for number in sys.argv[2:]]
+    if what == "embeddings":
+        embeddings(*[*numbers, *(4096, 200_000, 512)[len(numbers) :]])
+    else:
+        captions(*[*numbers, *(500_000, 500_000)[len(numbers) :]])
