@@ -12,11 +12,13 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pairsieve.filters._match_texts import is_list, is_text
 from pairsieve.filters._tensors import (
     ENDINGS,
+    LOOK_BYTES,
     MOST_BYTES,
     FileNames,
     Matrix,
@@ -33,7 +35,10 @@ EMBEDDINGS = (*ENDINGS, PARQUET)
 CAPTIONS = (PARQUET, ".txt")
 MOST_TEXT_BYTES = 1 << 33
 """A file of captions that is, or unpacks to, more is refused: 8 GiB."""
+MOST_BATCH_BYTES = 1 << 30
+"""Captions that are, or unpack to, more a batch are refused."""
 ROWS = 4096
+"""Rows that are read at once."""
 USUAL_CAPTIONS = "text"
 Kind = Callable[[pa.DataType], bool]
 
@@ -73,6 +78,18 @@ def embeddings_of(file: str, key: str | None = None) -> Matrix:
     return np.concatenate(parts)
 
 
+def worth_a_look(sets: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
+    """Files of embeddings that may be read before a run: those whose width costs nothing, others up to a limit."""
+    left, found = LOOK_BYTES, {}
+    for name, files in sets.items():
+        found[name] = [file for file in files if file.lower().endswith((".npy", PARQUET))]
+        for file in files:
+            if file not in found[name]:
+                left -= Path(file).stat().st_size
+                found[name] += [file] if left >= 0 else []
+    return found
+
+
 def widths_of(files: Sequence[str], key: str | None = None) -> Iterator[tuple[str, int]]:
     """(file, width of its embeddings), as far as a look tells before a run; raises as ``embeddings_of``."""
     for file in files:
@@ -90,7 +107,7 @@ def _matrices(file: str, key: str | None) -> Iterator[Matrix]:
     """The embeddings of a Parquet file, some rows at a time; raises ``ValueError`` at a row without one."""
     with pq.ParquetFile(file) as source:
         name = _column(source.schema_arrow, key, "embeddings (lists of floats)", None, _is_embedding)
-        _check_size(source.metadata, source.schema_arrow, name, MOST_BYTES)
+        _check_size(source.metadata, name, MOST_BYTES)
         width, first = 0, 0
         for batch in source.iter_batches(ROWS, columns=[name]):
             column = batch.column(0)
@@ -127,15 +144,26 @@ def check_captions(file: str, key: str | None = None) -> None:
 
 
 def _column_texts(file: str, key: str | None) -> Iterator[pa.Array]:
+    """The strings of a Parquet file, some rows at a time; read as dictionaries, so that they are measured first."""
     with pq.ParquetFile(file) as source:
         name = _column(source.schema_arrow, key, "captions (strings)", USUAL_CAPTIONS, _is_caption)
-        _check_size(source.metadata, source.schema_arrow, name, MOST_TEXT_BYTES)
+        _check_size(source.metadata, name, MOST_TEXT_BYTES)
+        leaves = [path for path in (source.schema.column(i).path for i in range(len(source.schema))) if _in(path, name)]
+    with pq.ParquetFile(file, read_dictionary=leaves) as source:
         for batch in source.iter_batches(ROWS, columns=[name]):
             column = batch.column(0)
-            texts = column.flatten() if is_list(column.type) else column
-            texts = texts.cast(pa.large_string())
-            texts.validate(full=True)  # Parquet does not say that its strings are UTF-8
-            yield texts
+            yield _plain(column.flatten() if is_list(column.type) else column, name)
+
+
+def _plain(texts: pa.Array, name: str) -> pa.Array:
+    """Strings that are UTF-8, which Parquet does not say, and not too long; raises ``ValueError``."""
+    if pa.types.is_dictionary(texts.type):
+        sizes = pc.binary_length(texts.dictionary).cast(pa.int64()).take(texts.indices)
+        if (size := pc.sum(sizes).as_py() or 0) > MOST_BATCH_BYTES:
+            raise ValueError(f"{len(texts)} captions of column {name!r} are {size >> 20} MiB; cut them")
+    found = texts.cast(pa.large_string())
+    found.validate(full=True)
+    return found
 
 
 def _lines(file: str) -> Iterator[pa.Array]:
@@ -174,19 +202,20 @@ def _listed(names: Sequence[str]) -> str:
     return ", ".join(map(repr, names[:20])) or "none"
 
 
-def _check_size(metadata: pq.FileMetaData, schema: pa.Schema, name: str, most: int) -> None:
+def _check_size(metadata: pq.FileMetaData, name: str, most: int) -> None:
     """Refuse a file whose column would fill the memory; raises ``ValueError``."""
-    size = 0
-    for group in range(metadata.num_row_groups):
-        part = metadata.row_group(group)
-        leaves = [part.column(i) for i in range(part.num_columns)]
-        size += sum(
-            max(leaf.total_uncompressed_size, 4 * leaf.num_values)
-            for leaf in leaves
-            if f"{leaf.path_in_schema}.".startswith(f"{name}.")
-        )
-    if size > most:
-        raise ValueError(f"column {name!r} would unpack to {size >> 30} GiB, more than {most >> 30}")
+    groups = (metadata.row_group(i) for i in range(metadata.num_row_groups))
+    leaves = (group.column(i) for group in groups for i in range(group.num_columns))
+    sizes = [
+        max(leaf.total_uncompressed_size, 4 * leaf.num_values) for leaf in leaves if _in(leaf.path_in_schema, name)
+    ]
+    if sum(sizes) > most:
+        raise ValueError(f"column {name!r} would unpack to {sum(sizes) >> 30} GiB, more than {most >> 30}")
+
+
+def _in(path: str, name: str) -> bool:
+    """Whether a leaf of a Parquet schema belongs to a column."""
+    return f"{path}.".startswith(f"{name}.")
 
 
 @contextmanager

@@ -7,7 +7,7 @@ worker starts.  A stored score costs nothing.
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Literal
 
 import numpy as np
@@ -19,7 +19,7 @@ from pydantic import Field, PrivateAttr, field_validator, model_validator
 from pairsieve.filters._match_texts import is_text
 from pairsieve.filters._ranked import missing
 from pairsieve.filters._reference_embeddings import Nearest
-from pairsieve.filters._reference_files import CAPTIONS, EMBEDDINGS, check_captions, sets_of, widths_of
+from pairsieve.filters._reference_files import CAPTIONS, EMBEDDINGS, check_captions, sets_of, widths_of, worth_a_look
 from pairsieve.filters._reference_ngrams import Grams
 from pairsieve.filters._tensors import FileNames, check_column, check_rows, matrix_of
 from pairsieve.filters.base import Filter, Resources, Runtime, Threshold, UnknownColumnError, first_reason
@@ -120,13 +120,14 @@ class Decontaminate(Filter):
         if self.by == "captions" and not is_text(kind):
             raise ValueError(f"column {self._column!r} is {kind}, not strings")
         width = check_column(kind, self._column) if self.by == "embeddings" else None
-        for name, files in self._sets().items():
+        sets = self._sets()
+        for name, files in (worth_a_look(sets) if self.by == "embeddings" else sets).items():
             try:
                 self._look(files, width)
             except (UserError, ValueError) as error:
                 raise ValueError(f"references: {name}: {error}") from None
 
-    def _look(self, files: tuple[str, ...], width: int | None) -> None:
+    def _look(self, files: Sequence[str], width: int | None) -> None:
         """Refuse files that cannot be compared with the column, as far as a look tells."""
         if self.by == "captions":
             for file in files:

@@ -265,6 +265,45 @@ def test_large_text_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         made.open()
 
 
+def test_captions_that_unpack_to_too_much(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A long string that a dictionary repeats is measured before it is copied; so are lists of strings."""
+    long = pa.DictionaryArray.from_arrays(pa.array(np.zeros(5000, np.int32)), pa.array(["word " * 2000]))
+    lists = pa.ListArray.from_arrays(pa.array(np.arange(0, 5001, 5), pa.int32()), long)
+    monkeypatch.setattr("pairsieve.filters._reference_files.MOST_BATCH_BYTES", 9_000_000)
+    for column in (long, lists):
+        pq.write_table(pa.table({"text": column}), tmp_path / "a.parquet")
+        assert (tmp_path / "a.parquet").stat().st_size < 100_000
+        with pytest.raises(UserError, match=r"a\.parquet: \d+ captions of column 'text' are \d+ MiB"):
+            Decontaminate(by="captions", references={"a": str(tmp_path / "a.parquet")}, threshold=0).open()
+
+
+@pytest.mark.parametrize("kind", [pa.large_string(), pa.list_(pa.string()), pa.list_(pa.large_string())])
+def test_columns_of_captions(tmp_path: Path, kind: pa.DataType) -> None:
+    """Several captions a row, nulls and empty lists; ``text`` is the usual name among several."""
+    rows = (
+        [["a dog", "two cats"], None, [], [None, "a bus"]] if pa.types.is_list(kind) else ["a dog", None, "", "a bus"]
+    )
+    table = pa.table({"id": ["two cats"] * 4, "text": pa.array(rows, kind)})
+    pq.write_table(table, tmp_path / "a.parquet")
+    made = opened(by="captions", references={"a": str(tmp_path / "a.parquet")}, threshold=0)
+    found = judged(made, text=pa.array(["A dog.", "a bus", "two cats", "id"]))[0]
+    assert found == [1, 1, float(pa.types.is_list(kind)), 0]
+
+
+def test_large_files_are_not_read_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beyond a limit, for all sets together, only files that tell their width at no cost are looked at."""
+    write_embeddings(tmp_path / "a.npz", SETS["imagenet"])
+    write_embeddings(tmp_path / "b.npz", SETS["imagenet"][:, :5])
+    references = {name: str(tmp_path / f"{name}.npz") for name in "ab"}
+    made = Decontaminate(by="embeddings", references=references, threshold=0.5, device="cpu")
+    with pytest.raises(ValueError, match=r"references: b: .* width 5"):
+        made.check({"dedup": KIND})
+    monkeypatch.setattr("pairsieve.filters._reference_files.LOOK_BYTES", (tmp_path / "a.npz").stat().st_size)
+    made.check({"dedup": KIND})
+    with pytest.raises(UserError, match=r"references: b: .*b\.npz: embeddings of width 5, those before have 8"):
+        made.open()
+
+
 def test_what_is_measured(embeddings: dict[str, Any]) -> None:
     """The threshold is no part of the fingerprint, nor the device; sets, column and n are; every file counts."""
     made = Decontaminate(by="embeddings", references=embeddings, threshold=0.5)
@@ -374,6 +413,17 @@ def test_datacomps_descriptors(tmp_path: Path) -> None:
     uids = [support_datacomp.uid_of(i) for i in range(100) if stays[i]]
     assert 0 < len(uids) < 100
     assert support_datacomp.subset(tmp_path / "run") == sorted((int(u[:16], 16), int(u[16:], 16)) for u in uids)
+
+
+def test_a_bad_row_ends_a_run_in_one_line(tmp_path: Path) -> None:
+    """A reference far down a file is read by the worker; its mistake is one line all the same."""
+    values = np.ones((9000, WIDTH), np.float32)
+    values[8000, 3] = np.nan
+    file = write_embeddings(tmp_path / "far.parquet", values)
+    step = {"decontaminate": {"by": "embeddings", "references": {"x": file}, "threshold": 0.9}}
+    with pytest.raises(PairsieveError, match=r"references: x: .*far\.parquet: row 8000 of column 'x'") as error:
+        run(recipe(pool(tmp_path), step), tmp_path / "run", engine="local", workers=1)
+    assert "\n" not in str(error.value)
 
 
 def test_a_run_names_the_bad_file(tmp_path: Path, embeddings: Any) -> None:

@@ -1,5 +1,6 @@
 """The nearest reference: exact, the same whatever the batch, and from files that may be hostile."""
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +62,8 @@ def test_neighbours_change_nothing(tmp_path: Path, is_unit: bool) -> None:
     values, places = made.find(VECTORS)
     order = np.random.default_rng(1).permutation(len(VECTORS))
     assert np.array_equal(made.find(VECTORS[order])[0], values[order])
-    parts = [made.find(VECTORS[i : i + 7]) for i in range(0, len(VECTORS), 7)]
+    edges = [0, 1, 2, *range(9, len(VECTORS), 70), len(VECTORS)]
+    parts = [made.find(VECTORS[i:j]) for i, j in pairwise(edges)]
     assert np.array_equal(np.concatenate([part for part, _ in parts]), values)
     assert np.array_equal(np.concatenate([part for _, part in parts]), places)
     one, other = (unit(VECTORS)[0], unit(REFERENCES)[0]) if is_unit else (VECTORS, REFERENCES)
