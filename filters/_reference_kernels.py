@@ -88,10 +88,10 @@ def gram_keys(
                 place = place + 1 if place + 1 < n else 0
                 words += 1
                 if words >= n:
-                    keys[end] = _mixed(grams + _u(n) * STEP)
+                    keys[end] = _mixed(grams)
                     end += 1
         if end == first and words > 0:
-            keys[end] = _mixed(grams + _u(words) * STEP)
+            keys[end] = _mixed(grams)
             end += 1
         ends[i] = end
     return end
