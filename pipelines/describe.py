@@ -121,4 +121,11 @@ def _anchored(model: type[BaseModel], definitions: dict[str, Any]) -> dict[str, 
     """A model's schema, its own definitions moved to the common ones."""
     schema = model.model_json_schema(ref_template="#/$defs/{model}")
     definitions |= schema.pop("$defs", {})
+    schema["properties"] = {name: _or_parameter(value) for name, value in schema.get("properties", {}).items()}
     return schema
+
+
+def _or_parameter(value: dict[str, Any]) -> dict[str, Any]:
+    """A value's schema, or ``${name}``: a parameter takes its own type."""
+    about = {name: value[name] for name in ("title", "description", "default") if name in value}
+    return {**about, "anyOf": [value, {"type": "string", "pattern": r"^\$\{[A-Za-z_][A-Za-z0-9_]*\}$"}]}
