@@ -127,5 +127,5 @@ def _anchored(model: type[BaseModel], definitions: dict[str, Any]) -> dict[str, 
 
 def _or_parameter(value: dict[str, Any]) -> dict[str, Any]:
     """A value's schema, or ``${name}``: a parameter takes its own type."""
-    about = {name: value[name] for name in ("title", "description", "default") if name in value}
+    about: dict[str, Any] = {name: value[name] for name in ("title", "description", "default") if name in value}
     return {**about, "anyOf": [value, {"type": "string", "pattern": r"^\$\{[A-Za-z_][A-Za-z0-9_]*\}$"}]}
