@@ -73,6 +73,8 @@ def _read_parquet(path: Path) -> Entries:
         if "entry" not in names:
             raise _Wrong(f"has no column 'entry', only {', '.join(map(repr, names[:8]))}")
         wanted = [name for name in ("entry", "language") if name in names]
+        if twice := [name for name in wanted if names.count(name) > 1]:
+            raise _Wrong(f"has two columns {twice[0]!r}")
         batches, size = [], 0
         for batch in file.iter_batches(columns=wanted):
             batches.append(pa.record_batch([_strings(batch[name], name) for name in wanted], names=wanted))

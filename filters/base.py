@@ -9,7 +9,7 @@ A batch costs one Arrow record batch per call; no kind may hold the pool in memo
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from importlib.util import find_spec
@@ -120,6 +120,9 @@ class AnyFilter(Settings, ABC):
     def check(self, available: Mapping[str, pa.DataType]) -> None:
         """Refuse what cannot work on these columns; raises ``UserError`` or ``ValueError`` with one line."""
 
+    def check_after(self, earlier: Sequence["AnyFilter"]) -> None:
+        """Refuse what cannot work after these filters of earlier steps; raises as ``check``."""
+
     def files(self) -> tuple[str, ...]:
         """Local files whose content decides the scores; their digests enter the fingerprint."""
         return ()
@@ -205,6 +208,10 @@ class PoolFilter(AnyFilter):
     def derive(self, pairs: pa.RecordBatch, settled: Mapping[str, Any]) -> dict[str, pa.Array]:
         """Each pair of the scope's columns of ``derived``, once all is settled; ``keep`` is given them."""
         return {}
+
+    def notes(self, settled: Mapping[str, Any]) -> tuple[str, ...]:
+        """What a user should be told of what was settled, a line each."""
+        return ()
 
     def tables(self, settled: Mapping[str, Any]) -> dict[str, pa.Table]:
         """Tables about the whole scope, once all is settled: views ``<step>_<name>`` of the catalog."""

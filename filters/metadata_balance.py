@@ -5,7 +5,7 @@ All of it is 1.4 CPU-µs a pair of 5 ids, reading included, the same at 1 M pair
 vector of counts, 4 MB for 500,000 entries.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
@@ -16,7 +16,8 @@ from pydantic import Field, model_validator
 
 from pairsieve.filters import _balance_counts, _balance_solve, _balance_tables, _metadata
 from pairsieve.filters._balance_summary import MOST_ENTRIES, UNITS, Drawn, Round, Seen, Tally, check_ids
-from pairsieve.filters.base import PoolFilter, Threshold, UnknownColumnError, first_reason
+from pairsieve.filters.base import AnyFilter, PoolFilter, Threshold, UnknownColumnError, first_reason
+from pairsieve.filters.metadata_match import MetadataMatch
 from pairsieve.schemas.errors import UserError
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ class MetadataBalance(PoolFilter):
     workers or order, and pairs of a smaller t are among those of a larger one.  The published code draws once
     for each entry, which has the same distribution.  t is no cap: pairs that other entries keep count too.
     Give ``t`` (20,000 for MetaCLIP's 400 M, 170,000 for 2.5 B), or the ``tail_share`` that decides it (.06 in
-    the paper), or ``target_rows``: the smallest t whose expected size Σπ is at least that, found exactly.
+    the paper), or ``target_rows``: the smallest t whose expected size Σπ, in units of 2^-30 a pair, is at least that.
 
     Several captions of an image: with ``captions: any`` the image counts once for each entry of any of them and
     is drawn once; with ``captions: one`` each caption counts, one is chosen at random (nulls are no captions) and
@@ -110,6 +111,20 @@ class MetadataBalance(PoolFilter):
         if self.by_language and self.reference_language not in languages:
             raise ValueError(f"reference_language: no entry of {self.metadata} is in {self.reference_language!r}")
 
+    def check_after(self, earlier: Sequence[AnyFilter]) -> None:
+        if any(isinstance(one, MetadataBalance) and one.seed == self.seed for one in earlier):
+            raise ValueError(
+                f"an earlier metadata_balance draws the same numbers with seed {self.seed}; give this one another"
+            )
+        matched = [one for one in earlier if isinstance(one, MetadataMatch)]
+        if self.metadata is not None and matched and not any(_is_same(one.metadata, self.metadata) for one in matched):
+            raise ValueError(f"metadata: {self.metadata} is not what metadata_match matches with; name the same file")
+
+    def notes(self, settled: Settled) -> tuple[str, ...]:
+        if settled.get("target_reached", True):
+            return ()
+        return (f"target_rows {self.target_rows:,}: all {settled['matched_rows']:,} pairs with an entry are fewer",)
+
     def _names(self) -> _metadata.Entries:
         assert self.metadata is not None
         return _metadata.read_entries(self.metadata)
@@ -153,7 +168,9 @@ class MetadataBalance(PoolFilter):
             sizes = [*found["sizes"], *((t, n / UNITS) for t, n in zip(found["candidates"], totals, strict=True))]
             found["sizes"] = sorted(sizes)
             if self.target_rows is not None:
-                return self._narrowed(found, [total >= self.target_rows * UNITS for total in totals])
+                # half a unit a pair is what rounding may have taken
+                least = 2 * self.target_rows * UNITS - found["matched_rows"]
+                return self._narrowed(found, [2 * total >= least for total in totals])
         assert summary.drawn is not None
         return _closed(found, summary.drawn)
 
@@ -267,6 +284,12 @@ class MetadataBalance(PoolFilter):
             "sizes": _balance_tables.sizes_table(settled),
         }
         return found | ({"languages": _balance_tables.languages_table(settled)} if self.by_language else {})
+
+
+def _is_same(one: str, other: str) -> bool:
+    """Whether two files hold the same."""
+    paths = [_metadata.local_path(name) for name in (one, other)]
+    return paths[0].samefile(paths[1]) or paths[0].read_bytes() == paths[1].read_bytes()
 
 
 def _depth(kind: pa.DataType) -> int:

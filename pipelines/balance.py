@@ -75,14 +75,16 @@ class Choice:
 
 def read_counts(source: str, step: str | None = None, matched: int | None = None) -> Counts:
     """Counts of a run's step, or of a Parquet or JSON file; raises ``UserError`` with one line."""
-    if source.endswith((".json", ".parquet")):
+    if source.endswith((".json", ".parquet")) or Path(source).is_file():
         if step is not None:
             raise UserError(f"{source}: a file has no step {step!r}; name a run, or leave --step out")
         return _from_file(source, matched)
-    return _from_run(Store(source), step, matched)
+    if matched is not None:
+        raise UserError(f"--matched-rows {matched}: a run knows that itself; leave it out")
+    return _from_run(Store(source), step)
 
 
-def _from_run(store: Store, step: str | None, matched: int | None) -> Counts:
+def _from_run(store: Store, step: str | None) -> Counts:
     found = [record for record in manifest(store).steps if record.filter == FILTER]
     names = ", ".join(record.id for record in found)
     if not found:
@@ -93,9 +95,9 @@ def _from_run(store: Store, step: str | None, matched: int | None) -> Counts:
     if record is None:
         raise UserError(f"{store.root}: no {FILTER} is called {step!r}; there is {names}")
     files = {name: table_name(record.id, name) for name in ("entries", "sizes")}
-    if not all(store.exists(file) for file in files.values()):
+    if "t" not in (record.settled or {}) or not all(store.exists(file) for file in files.values()):
         raise UserError(f"{store.root}: {record.id} has not decided yet; the run's command continues it")
-    entries, sizes = (store.table(file) for file in files.values())
+    entries, sizes = (_table(store, file) for file in files.values())
     return Counts(
         where=store.root,
         counts=entries["count"].to_numpy(),
@@ -103,9 +105,17 @@ def _from_run(store: Store, step: str | None, matched: int | None) -> Counts:
         languages=_given(entries["language"]),
         kept=entries["kept"].to_numpy(),
         sizes=(sizes["t"].to_numpy(), sizes["expected_rows"].to_numpy()),
-        matched=matched if matched is not None else (record.settled or {}).get("matched_rows"),
+        matched=(record.settled or {}).get("matched_rows"),
         record=record,
     )
+
+
+def _table(store: Store, name: str) -> pa.Table:
+    try:
+        return store.table(name)
+    except (pa.ArrowException, OSError) as error:
+        text = str(error).splitlines()[0]
+        raise UserError(f"{store.url(name)}: is damaged ({text}); the run's command makes it again") from None
 
 
 def _given(column: pa.ChunkedArray) -> pa.Array | None:
@@ -116,18 +126,23 @@ def _from_file(source: str, matched: int | None) -> Counts:
     path = Path(source)
     if not path.is_file():
         raise UserError(f"{source}: no such file; name a run, or a Parquet or JSON file of counts")
+    if path.suffix not in (".json", ".parquet"):
+        raise UserError(f"{source}: counts are read from .json and .parquet files")
     if path.stat().st_size > MOST_BYTES:
         raise UserError(f"{source}: more than {MOST_BYTES:,} bytes are no counts of entries")
     try:
         found = _json(path) if path.suffix == ".json" else _parquet(path)
-    except (ValueError, KeyError, pa.ArrowException, RecursionError) as error:
+    except (ValueError, KeyError, OverflowError, pa.ArrowException, RecursionError) as error:
         text = (str(error) or type(error).__name__).splitlines()[0]
         raise UserError(
-            f"{source}: {text}; needed are a JSON object of entries and counts, or a Parquet column 'count'"
+            f"{source}: {text}; give a JSON object of entries and whole numbers, or a Parquet column 'count' of such"
         ) from None
     counts = found["count"]
     if len(counts) and int(counts.min()) < 0:
         raise UserError(f"{source}: a count is negative")
+    least, most = int(counts.max(initial=0)), int(counts.sum())
+    if matched is not None and not least <= matched <= most:
+        raise UserError(f"--matched-rows {matched:,}: give {least:,} (the greatest count) to {most:,} (all matches)")
     return Counts(source, counts, found.get("entry"), found.get("language"), matched=matched)
 
 
@@ -152,7 +167,8 @@ def _parquet(path: Path) -> dict[str, Any]:
 
 def _integers(counts: pa.Array) -> NDArray[np.int64]:
     if counts.null_count or not (pa.types.is_integer(counts.type) or len(counts) == 0):
-        raise ValueError(f"counts are {counts.type}, {counts.null_count:,} of them null; integers are needed")
+        nulls = f" with {counts.null_count:,} nulls" if counts.null_count else ""
+        raise ValueError(f"counts are {counts.type}{nulls}, not whole numbers")
     return np.asarray(counts.cast(pa.int64()).to_numpy(zero_copy_only=False))
 
 
@@ -203,11 +219,12 @@ def _t_for(of: Counts, target: int) -> int:
             f"{of.where}: counts alone tell no size; give --matched-rows, the number of pairs that match, or name a run"
         )
     low, high = 0, max(1, int(of.counts.max(initial=1)))
-    if expected(high) < target:
+    least = target - (of.matched or 0) * 2.0**-31 - 1e-6  # sizes are rounded, half a unit of 2^-30 a pair
+    if expected(high) < least:
         raise UserError(f"{of.where}: no t keeps {target:,}: all pairs that match are {expected(high):,.0f}")
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (low, middle) if expected(middle) >= target else (middle, high)
+        low, high = (low, middle) if expected(middle) >= least else (middle, high)
     return high
 
 

@@ -50,10 +50,16 @@ def _entries(of: Counts, choice: Choice, top: int) -> Table:
 
 def _lines(of: Counts, choice: Choice) -> list[str]:
     """Sizes, a line each."""
-    found = [f"tail share (entries of less than t): {choice.tail_share:.2%} of {int(of.counts.sum()):,} matches"]
+    total = int(of.counts.sum())
+    up_to = int(of.counts[of.counts <= choice.ts].sum()) / total if total else 0.0
+    found = [f"tail share: {choice.tail_share:.2%} of {total:,} matches (counts below t; up to t: {up_to:.2%})"]
     if of.matched is not None:
         found.append(f"pairs that match: {of.matched:,}")
-    if choice.t == of.settled.get("t") and "expected_rows" in of.settled:
+    is_run = choice.t == of.settled.get("t") and "expected_rows" in of.settled
+    if is_run and of.record is not None and of.record.deciding.get("online"):
+        found.append("online: every pair with an entry stays; a loader draws by these probabilities in every epoch")
+        found.append(f"expected in an epoch: {float(of.settled['expected_rows']):,.0f} pairs")
+    elif is_run:
         expected, sd, kept = (float(of.settled[name]) for name in ("expected_rows", "sd_rows", "kept_rows"))
         away = f", {(kept - expected) / sd:+.2f} of them away" if sd else ""
         found.append(f"expected: {expected:,.0f} pairs, standard deviation {sd:,.0f}; kept: {kept:,.0f}{away}")
@@ -61,4 +67,4 @@ def _lines(of: Counts, choice: Choice) -> list[str]:
         found.append(f"expected: about {choice.rows:,.0f} pairs ({choice.source})")
     else:
         found.append(f"expected: {choice.source}")
-    return [*found, f"at most (the sum of min(count, t)): {choice.most_rows:,}"]
+    return [*found, f"the expected size is at most {choice.most_rows:,}, the sum of min(count, t)"]

@@ -70,7 +70,7 @@ def json_schema() -> dict[str, Any]:
         "additionalProperties": False,
         "properties": {
             "extends": {"type": "string"},
-            "parameters": {"type": "object", "additionalProperties": {"type": ["string", "number", "boolean"]}},
+            "parameters": {"type": "object", "additionalProperties": {"type": ["string", "number", "boolean", "null"]}},
             "pool": {
                 "type": "object",
                 "minProperties": 1,

@@ -91,7 +91,7 @@ def listed(patterns: Sequence[str]) -> list[tuple[Any, str]]:
 def _files(pattern: str) -> tuple[Any, list[str]]:
     fs, path = filesystem(pattern)
     if not path or not fs.isdir(path):
-        return list_files(pattern)
+        return list_files(pattern, check="the path")
     inner = sorted(str(p) for p in fs.find(path))
     inner = [p for p in inner if not any(n.startswith((".", "_")) for n in p.removeprefix(path).split("/"))]
     if not inner:

@@ -130,6 +130,7 @@ def _step(
         summary_reads = made.summary_inputs(available) if isinstance(made, PoolFilter) else ()
         _require(summary_reads, available, step_id)
         made.check(available)
+        made.check_after([step.filter for step in before])
         keep_reads = made.keep_inputs(available)
         found = _writes(spec, made, available)
         derives = {own: found.pop(own) for own in _derived(made, available)}

@@ -4,6 +4,7 @@ Each round reads the columns that the filter asks for once, in batches; a shard'
 """
 
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from functools import reduce
 from typing import Any
 
@@ -16,7 +17,7 @@ from pairsieve.pipelines.passes import Chunk, stored_rows
 from pairsieve.pipelines.shard import Context, Rows, Shard, derived_name
 from pairsieve.pipelines.step import Step
 from pairsieve.schemas import columns
-from pairsieve.schemas.errors import PairsieveError
+from pairsieve.schemas.errors import PairsieveError, UserError
 
 
 def settle(context: Context, step: Step, summaries: Callable[[], Iterable[Any]]) -> None:
@@ -25,14 +26,17 @@ def settle(context: Context, step: Step, summaries: Callable[[], Iterable[Any]])
     settled: dict[str, Any] = {}
     while not made.is_settled(settled):
         context.settled[step.id] = settled
-        settled = made.settle(reduce(made.merge, summaries()), settled)
+        summary = reduce(made.merge, summaries())
+        with _named(step):
+            settled = made.settle(summary, settled)
     context.settled[step.id] = settled
 
 
 def summarize(shard: Shard, step: Step, rows: Rows) -> Any:
     """The summary of some rows of a shard."""
     made, settled = _filter(step), shard.context.settled.get(step.id, {})
-    return reduce(made.merge, (made.summarize(batch, settled) for _, batch in _batches(shard, step, rows)))
+    with _named(step):
+        return reduce(made.merge, (made.summarize(batch, settled) for _, batch in _batches(shard, step, rows)))
 
 
 def derive(shard: Shard, step: Step, rows: Rows) -> None:
@@ -40,7 +44,8 @@ def derive(shard: Shard, step: Step, rows: Rows) -> None:
     if not len(rows):
         return
     made, settled = _filter(step), shard.context.settled.get(step.id, {})
-    found = [_derived(step, some, made.derive(batch, settled)) for some, batch in _batches(shard, step, rows)]
+    with _named(step):
+        found = [_derived(step, some, made.derive(batch, settled)) for some, batch in _batches(shard, step, rows)]
     take = pa.array(rows)
     head = pa.table({name: shard.light(name).take(take) for name in columns.PLACE}, columns.HEAD)
     table = pa.concat_tables(found).combine_chunks()
@@ -54,6 +59,20 @@ def write_tables(context: Context, step: Step) -> None:
     made = _filter(step)
     for name, table in made.tables(context.settled[step.id]).items():
         context.store.write_table(table_name(step.id, name), table)
+
+
+def notes(context: Context, step: Step) -> tuple[str, ...]:
+    """What the filter has to say of what it settled."""
+    return _filter(step).notes(context.settled[step.id])
+
+
+@contextmanager
+def _named(step: Step) -> Iterator[None]:
+    """Let a filter's own errors say of which step they are."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{step.id}: {error}") from None
 
 
 def _filter(step: Step) -> PoolFilter:

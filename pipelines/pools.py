@@ -194,8 +194,10 @@ class Pool(ABC):
         return None
 
 
-def list_files(pattern: str, suffixes: tuple[str, ...] = ()) -> tuple[fsspec.AbstractFileSystem, list[str]]:
-    """The files of a path, folder or glob, sorted; raises ``PoolError`` where there is none."""
+def list_files(
+    pattern: str, suffixes: tuple[str, ...] = (), check: str = "pool path"
+) -> tuple[fsspec.AbstractFileSystem, list[str]]:
+    """The files of a path, folder or glob, sorted; raises ``PoolError`` where there is none, with what to check."""
     fs, path = filesystem(pattern)
     try:
         found, what = _list(fs, path, suffixes)
@@ -203,9 +205,9 @@ def list_files(pattern: str, suffixes: tuple[str, ...] = ()) -> tuple[fsspec.Abs
         raise
     except Exception as error:  # filesystems raise what their client libraries raise, credentials for one
         text = " ".join(str(error).split())
-        raise PoolError(f"{pattern}: cannot be listed: {text}; check pool path and access") from None
+        raise PoolError(f"{pattern}: cannot be listed: {text}; check {check} and access") from None
     if not found:
-        raise PoolError(f"{pattern}: {what}; check pool path")
+        raise PoolError(f"{pattern}: {what}; check {check}")
     return fs, sorted(found)
 
 

@@ -25,8 +25,8 @@ def parameters(found: Any, refuse: Refuse) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise refuse((PARAMETERS,), f"{PARAMETERS}: write names with values, not {found!r}")
     for name, value in found.items():
-        if not re.fullmatch(_NAME, f"${{{name}}}") or isinstance(value, dict | list) or value is None:
-            raise refuse((PARAMETERS, name), f"{PARAMETERS}: {name}: give a plain name one text or number")
+        if not re.fullmatch(_NAME, f"${{{name}}}") or isinstance(value, dict | list):
+            raise refuse((PARAMETERS, name), f"{PARAMETERS}: {name}: give a plain name one text or number, or null")
     known: dict[str, Any] = {}
     for name, value in found.items():
         known[name] = expand(value, known, (PARAMETERS, name), refuse)
@@ -47,6 +47,8 @@ def _expand_text(text: str, known: Mapping[str, Any], key: Key, refuse: Refuse) 
         name = match.group(1)
         if name is None:
             return "${"
+        if name in known and known[name] is None:
+            raise refuse(key, f"the parameter {name} is null, which is no part of a text; set it")
         if name in known:
             return str(known[name])
         if name not in os.environ:

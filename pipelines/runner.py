@@ -212,6 +212,8 @@ class Runner:
         if step.derives:
             deque(self._each(tasks.Derive(self.context, k), Needs(), f"{step.id}: pairs"), maxlen=0)
         pool_rounds.write_tables(self.context, step)
+        for note in pool_rounds.notes(self.context, step):
+            self.progress.say(f"{step.id}: {note}")
 
     def _verdicts(self, steps: range) -> tasks.Tally:
         """The verdict of every candidate, after the last pass where that is still to run."""

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from typer.testing import CliRunner
 from pairsieve.filters import _balance_counts as maths
 from pairsieve.pipelines.balance import choose, read_counts
 from pairsieve.pipelines.cli import app
+from pairsieve.pipelines.progress import reporter
 from pairsieve.pipelines.run import run
 from pairsieve.pipelines.runner import Result
 from pairsieve.schemas.errors import UserError
@@ -104,7 +106,7 @@ def test_a_file_of_counts(tmp_path: Path) -> None:
     for name in ("counts.json", "counts.parquet"):
         text = said(tmp_path / name, "--t", "20k")
         assert "zebra │ 30 │ 1 │" in text
-        assert "at most (the sum of min(count, t)): 40,030" in text
+        assert "the expected size is at most 40,030, the sum of min(count, t)" in text
         assert "give --matched-rows" in text
         text = said(tmp_path / name, "--target-rows", "50k", "--matched-rows", "150_000")
         assert "an estimate: entries of a pair taken as independent" in text
@@ -131,10 +133,19 @@ WRONG: dict[str, tuple[list[str], str]] = {
     "half a pair": (["{run}", "--t", "0.5"], "--t 0.5: give a whole number"),
     "no run": (["{here}/nothing"], "no run here"),
     "no file": (["{here}/nothing.json", "--t", "5"], "no such file"),
-    "no counts": (["{here}/list.json", "--t", "5"], "is no JSON object; needed are"),
-    "text counts": (["{here}/text.json", "--t", "5"], "counts are string, 0 of them null; integers are needed"),
+    "no counts": (["{here}/list.json", "--t", "5"], "is no JSON object; give a JSON object"),
+    "text counts": (["{here}/text.json", "--t", "5"], "counts are string, not whole numbers; give a JSON object"),
+    "halves": (["{here}/halves.json", "--t", "5"], "counts are double, not whole numbers"),
+    "huge": (["{here}/huge.json", "--t", "5"], "give a JSON object of entries and whole numbers"),
+    "another kind": (["{here}/counts.csv", "--t", "5"], "counts are read from .json and .parquet files"),
+    "too few matched": (
+        ["{here}/good.json", "--t", "5", "--matched-rows", "1"],
+        "--matched-rows 1: give 2 (the greatest",
+    ),
+    "too many matched": (["{here}/good.json", "--t", "5", "--matched-rows", "9"], "to 3 (all matches)"),
+    "matched of a run": (["{run}", "--matched-rows", "9"], "a run knows that itself; leave it out"),
     "negative": (["{here}/negative.json", "--t", "5"], "a count is negative"),
-    "no json": (["{here}/broken.json", "--t", "5"], "needed are a JSON object"),
+    "no json": (["{here}/broken.json", "--t", "5"], "give a JSON object"),
     "no count column": (["{here}/other.parquet", "--t", "5"], "has no column 'count', but x"),
     "dry and out": (["{run}", "--dry-run", "--out", "x"], "--dry-run writes nothing"),
     "other step": (["{run}", "--step", "b"], "no metadata_balance is called 'b'; there is metadata_balance"),
@@ -145,7 +156,9 @@ WRONG: dict[str, tuple[list[str], str]] = {
 @pytest.mark.parametrize("name", WRONG)
 def test_mistakes_are_one_line(folder: Path, tmp_path: Path, name: str) -> None:
     """Place, cause, next step."""
-    files: dict[str, Any] = {"good": {"a": 1}, "list": [1], "text": {"a": "b"}, "negative": {"a": -1}}
+    files: dict[str, Any] = {"good": {"a": 1, "b": 2}, "list": [1], "text": {"a": "b"}, "negative": {"a": -1}}
+    files |= {"halves": {"a": 1.5}, "huge": {"a": 10**20}}
+    (tmp_path / "counts.csv").write_text("a,1")
     for file, content in files.items():
         (tmp_path / f"{file}.json").write_text(json.dumps(content))
     (tmp_path / "broken.json").write_text("{")
@@ -156,6 +169,43 @@ def test_mistakes_are_one_line(folder: Path, tmp_path: Path, name: str) -> None:
     places = {"run": str(folder / "run"), "here": str(tmp_path)}
     text = said(*(one.format(**places) for one in arguments), code=2)
     assert wanted in text
+
+
+@pytest.mark.parametrize("table", ["entries", "sizes"])
+def test_damaged_tables_are_named(folder: Path, tmp_path: Path, table: str) -> None:
+    """With what to do, as the run makes them again."""
+    shutil.copytree(folder / "run", tmp_path / "run")
+    file = tmp_path / "run" / "derived" / "metadata_balance" / "tables" / f"{table}.parquet"
+    file.write_bytes(file.read_bytes()[:-9])
+    text = said(tmp_path / "run", code=2)
+    assert f"{table}.parquet: is damaged" in text and "the run's command makes it again" in text
+
+
+def test_a_run_for_online_drawing(folder: Path, tmp_path: Path) -> None:
+    """What an epoch has, not what the run kept."""
+    balance = {"metadata_balance": {"t": 40, "entries": "letters", "online": True}}
+    run(recipe(folder / "list.csv", LETTERS, balance), tmp_path / "run", workers=1)
+    text = said(tmp_path / "run", "--top", 0)
+    assert "online: every pair with an entry stays" in text and "away" not in text
+    assert re.search(r"expected in an epoch: \d+ pairs", text)
+
+
+@pytest.mark.parametrize("target", [3, 49, 100, 333, 600])
+def test_a_target_that_is_met_exactly(folder: Path, tmp_path: Path, target: int) -> None:
+    """Of 600 captions with one entry t pairs are expected: the run finds t = target, and so does the command."""
+    rows = [{"url": f"http://e.org/{i}", "text": "a"} for i in range(600)]
+    balance = {"metadata_balance": {"target_rows": target, "entries": "letters"}}
+    found = run(recipe(write_csv(tmp_path / "list.csv", rows), LETTERS, balance), tmp_path / "run", workers=1)
+    assert found.settled["metadata_balance"]["t"] == target
+    assert choose(read_counts(str(tmp_path / "run")), target=target).t == target
+
+
+def test_an_unreachable_target_is_told(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """In the progress of the run."""
+    balance = {"metadata_balance": {"target_rows": 5000, "entries": "letters"}}
+    run(recipe(folder / "list.csv", LETTERS, balance), tmp_path / "run", workers=1, progress=reporter())
+    said = capsys.readouterr().err
+    assert "metadata_balance: target_rows 5,000: all 600 pairs with an entry are fewer" in said
 
 
 def test_a_run_that_has_not_decided_yet(folder: Path, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from pairsieve.pipelines.demo_pool import build_pool, url_rows
 from pairsieve.pipelines.demo_server import serve
 from pairsieve.pipelines.run import run
 from pairsieve.pipelines.runner import Result
+from pairsieve.schemas.errors import RecipeError
 from tests.support_balance import draw_of, literal_counts, literal_probability
 from tests.support_match import linear_scan
 from tests.support_pools import photo
@@ -44,6 +45,12 @@ class World:
         """A shipped recipe."""
         served = [f"urls={self.urls}", "filters.download.allow_addresses=[127.0.0.1/32]", "filters.download.timeout=60"]
         return run(name, self.folder / out, overrides=[*served, *sets], workers=2, engine="local")
+
+    def run_steps(self, out: str, *steps: dict[str, Any]) -> Result:
+        """Matching, then some steps."""
+        match = {"metadata_match": f"{self.folder}/english.parquet"}
+        made = {"pool": {"urls": str(self.urls)}, "filters": [match, *steps]}
+        return run(made, self.folder / out, workers=1)
 
 
 @pytest.fixture(scope="module")
@@ -108,6 +115,28 @@ def test_metaclip_2_5b_is_the_same_with_another_t(world: World) -> None:
     found = world.run("metaclip_2_5b", "larger", f"metadata={world.folder}/english.parquet")
     assert found.settled["metadata_balance"]["t"] == 170_000
     assert not [step for step, _ in found.tally.dropped if step == "metadata_balance"]
+
+
+def test_metaclip_by_tail_share_or_size(world: World) -> None:
+    """As the recipe's comment says: t is null, and another parameter decides."""
+    sets = [f"metadata={world.folder}/english.parquet", "t=null"]
+    found = world.run("metaclip_400m", "share", *sets, "tail_share=0.3")
+    assert 0 < found.settled["metadata_balance"]["tail_share"] < 0.5
+    found = world.run("metaclip_400m", "share", *sets, "target_rows=90")
+    assert found.settled["metadata_balance"]["expected_rows"] >= 90
+
+
+def test_two_balances_need_two_seeds(world: World) -> None:
+    """With the same draws the second would keep nearly all."""
+    with pytest.raises(RecipeError, match="an earlier metadata_balance draws the same numbers with seed 0"):
+        world.run_steps("twice", {"metadata_balance": {"t": 30}}, {"metadata_balance": {"t": 9, "as": "again"}})
+    world.run_steps("twice", {"metadata_balance": {"t": 30}}, {"metadata_balance": {"t": 9, "as": "again", "seed": 1}})
+
+
+def test_names_of_another_list_are_refused(world: World) -> None:
+    """Ids of one list have the names of another."""
+    with pytest.raises(RecipeError, match="is not what metadata_match matches with; name the same file"):
+        world.run_steps("names", {"metadata_balance": {"t": 30, "metadata": f"{world.folder}/all.parquet"}})
 
 
 def test_clip_wit_caps_each_query(world: World) -> None:
