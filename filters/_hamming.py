@@ -7,8 +7,10 @@ given vectors of r + 1 bits, and for every such vector v but zero a mask takes t
 product with v.  Any r vectors leave a v that is orthogonal to all of them, so its mask avoids all the differences.
 For a radius of 4 in 64 bits that is 31 masks of 33 bits; plain blocks would be 5 of 13 bits, or 35 of 27.
 
-Farther apart, up to 31 in 256 bits, keys that find every pair would be shared by too many others; 36 blocks of 21
-bits find some: see ``chance``.
+Long keys are what matters, since only the best of those that share one is compared with the others: of 200,000
+random hashes, a fifth near another, 31 masks of 33 bits link 99.7 % of the near pairs in 0.2 CPU-seconds, 5 blocks
+of 13 bits 13 % in 9.  Farther apart, up to 31 in 256 bits, keys that miss nothing would be too short; three times 12
+blocks of 21 bits find most: see ``chance``.
 """
 
 from functools import cache

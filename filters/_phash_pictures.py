@@ -37,7 +37,7 @@ def small(data: bytes, side: int, fast: bool, max_pixels: int = MAX_PIXELS) -> G
     ``fast``: a JPEG is decoded in grey at 1/2, 1/4 or 1/8 of its size where that leaves four times ``side`` both
     ways; its colour profile is not applied.  All else is decoded in full.
     """
-    grey = _drafted(data, side, max_pixels) if fast and sniff(data[:HEAD_BYTES]) == "jpeg" else None
+    grey = drafted(data, side, max_pixels) if fast and sniff(data[:HEAD_BYTES]) == "jpeg" else None
     try:
         grey = grey or Image.fromarray(decode(data, max_pixels)).convert("L")
     except BrokenImageError:
@@ -45,7 +45,7 @@ def small(data: bytes, side: int, fast: bool, max_pixels: int = MAX_PIXELS) -> G
     return np.asarray(grey.resize((side, side), Image.Resampling.LANCZOS))
 
 
-def _drafted(data: bytes, side: int, max_pixels: int) -> Image.Image | None:
+def drafted(data: bytes, side: int, max_pixels: int = MAX_PIXELS) -> Image.Image | None:
     """A JPEG in grey and small, upright; null where it takes (or does not survive) decoding in full."""
     try:
         header = read_header("jpeg", data)

@@ -1,6 +1,8 @@
 """Keep one of the images that look alike (re-encoded, resized, recompressed), wherever they lie.
 
-By the Hamming distance of DCT perceptual hashes.  Measuring costs the decoding of the image.
+By the Hamming distance of DCT perceptual hashes.  Decoding is the cost: a JPEG of 512×512 takes 0.3 CPU-ms in grey and
+small (0.9 in full), its resizing to what is hashed 0.1 ms (0.4 for 256 bits), hash and keys 3 µs (8).  Linking is the
+engine's: about 4 CPU-seconds a million hashes, a fifth of them near another.
 """
 
 from collections.abc import Mapping
@@ -17,25 +19,30 @@ from pairsieve.filters._expressions import check_type, columns_of, order_list
 from pairsieve.filters._phash_pictures import small
 from pairsieve.filters.base import NearFilter, Threshold
 
-_RADIUS = {64: 4, 256: 15}
+_RADIUS = {64: 4, 256: 14}
 
 
 class NearDuplicateImage(NearFilter):
     """Link images whose perceptual hashes differ in few bits; the best pair of each cluster stays.
 
-    ``phash`` is ImageHash's ``phash`` of the upright picture (EXIF orientation applied, on white, first frame):
-    8 or 32 bytes, null (so that the pair stays) where the image is missing, broken or too large, and where it is
-    flat: blank, striped or a slope along one axis, which would all be alike.  With ``decode: exact`` the bits are
-    ImageHash's own, with ``fast`` a JPEG's may differ in one or two.
+    ``phash`` is ImageHash's ``phash`` of the upright picture (EXIF orientation applied, on white, first frame): 8 or
+    32 bytes.  It is null, and the pair stays, where the image is missing, broken, cut or too large, and where it is
+    flat (blank, stripes or a slope along one axis), as all such pictures would be alike.  ``decode: exact`` gives
+    ImageHash's very bits; with ``fast`` those of a JPEG differ from it by 0.6 of 64 on average, or 1.4 of 256.
 
-    ``mirrored`` links mirror images (left and right) too: ``phash`` is then a hash of the same frequencies of which
-    a mirror turns over half of the bits and leaves the others (those of odd columns are compared with zero, the
-    others with their median), and images are alike where one of the two is near.  Other turns, crops and borders
-    are not found.
+    ``mirrored`` links mirror images (left and right) too.  ``phash`` is then another hash of the same frequencies:
+    those of odd columns are compared with zero, the others with their median, so that a mirror turns over the bits
+    of odd columns and no other.  Images are alike where one or the other orientation is within the distance.
 
-    Every pair within ``radius`` shares a key up to 4 of 64 bits and up to 15 of 256; beyond, see
-    ``_hamming.chance``.  Of those that share a key each is compared with the best only: keys of so many bits are
-    shared by chance once in thousands of pairs, so little is lost by it.  The reason is ``near_duplicate_image``.
+    Crops, borders and rotations are not found: Pillow resizes columns and rows in turn and rounds between, so a hash
+    of the turned picture is not exactly a turned hash.
+
+    Every pair within ``radius`` has a key in common up to 4 of 64 bits and 15 of 256; beyond, 97 % of pairs at 24
+    and 88 % at 31.  Each is compared with the best of those that share a key only.  So two pairs are missed where a
+    better one comes before both in every key they share, and is like one of them alone: as two copies of an image
+    that are far from each other, the better of which stays.  Of random hashes a fifth (half) of which is near
+    another, that was 0.3 % (1.2 %) of what should go in random order, and none where originals are preferred.
+    The reason is ``near_duplicate_image``.
     """
 
     reads = ("image",)
@@ -44,7 +51,7 @@ class NearDuplicateImage(NearFilter):
 
     bits: Literal[64, 256] = Field(64, description="bits of the hash")
     radius: int | None = Field(
-        None, ge=0, le=31, description="distance that can still be asked for: up to 4 (64 bits), 31 (256); else 4, 15"
+        None, ge=0, le=31, description="distance that can still be asked for: up to 4 (64 bits), 31 (256); else 4, 14"
     )
     distance: Threshold[int | None] = Field(None, ge=0, description="bits that may differ, up to radius; else radius")
     mirrored: bool = Field(False, description="also link mirror images")

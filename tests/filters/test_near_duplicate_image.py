@@ -95,11 +95,11 @@ def test_a_second_run_over_what_stays_drops_nothing(tmp_path: Path) -> None:
 def test_mirror_images_are_found_where_asked_for(tmp_path: Path) -> None:
     """As files of their own, of every sort; upside down is another picture."""
     files: dict[str, bytes | None] = {}
-    for seed in range(5):
-        picture = scene(seed, 500, 400)
+    for seed in range(4):
+        picture = scene(seed, 400, 320)
         turned = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
         files[f"{seed} a"] = encoded(picture)
-        files[f"{seed} mirror"] = encoded(turned.resize((300, 240)), quality=70)
+        files[f"{seed} mirror"] = encoded(turned.resize((240, 192)), quality=70)
         files[f"{seed} under"] = encoded(picture.transpose(Image.Transpose.FLIP_TOP_BOTTOM))
     source = pool(tmp_path / "pool", files)
     for bits in (64, 256):
@@ -107,7 +107,7 @@ def test_mirror_images_are_found_where_asked_for(tmp_path: Path) -> None:
         plain, turned_too = (
             run({"pool": source, "filters": [step]}, tmp_path / f"{bits}{i}", workers=1) for i, step in enumerate(steps)
         )
-        assert plain.kept == 15
+        assert plain.kept == 12
         assert kept(turned_too) == sorted(name for name in files if "mirror" not in name)
 
 
@@ -179,6 +179,19 @@ def test_clusters_are_those_of_all_pairs(tmp_path: Path, bits: int, radius: int,
     assert len(wanted) < 2300
 
 
+def test_little_is_missed_where_the_best_is_any_copy(tmp_path: Path) -> None:
+    """In random order, at least 98 % of what comparing all pairs would drop goes, and nothing else."""
+    hashes, _ = planted(3000, 64, 4, seed=9, share=0.5)
+    rows = [{"url": f"http://e.org/{i:04d}", "text": bytes(row).hex()} for i, row in enumerate(hashes)]
+    made = recipe(write_csv(tmp_path / "list.csv", rows), {STORED: {"prefer": "hash(url)"}})
+    found = run(made, tmp_path / "run", workers=1)
+    sql = 'SELECT s.url, b.url AS best FROM scores s JOIN scores b ON s."StoredHashes_of" = b.uid'
+    pairs = [(int(row["url"][-4:]), int(row["best"][-4:])) for row in found.query(sql).to_pylist()]
+    wanted = clusters(hashes, 4)
+    assert all(wanted[one] == wanted[best] for one, best in pairs)
+    assert len(pairs) >= 0.98 * (3000 - len(np.unique(wanted)))
+
+
 def test_a_threshold_measures_nothing_again(tmp_path: Path) -> None:
     """Another distance within the radius compares stored hashes; another radius has other keys."""
     files = {name: data for seed in range(3) for name, data in copies(seed).items()}
@@ -196,7 +209,7 @@ def test_a_threshold_measures_nothing_again(tmp_path: Path) -> None:
     [
         ({"radius": 5}, "'radius' of 64 bits is at most 4; take 'bits: 256' for more"),
         ({"distance": 5}, "'distance' is at most 'radius', here 4: raise 'radius' too"),
-        ({"bits": 256, "distance": 16}, "'distance' is at most 'radius', here 15: raise 'radius' too"),
+        ({"bits": 256, "distance": 15}, "'distance' is at most 'radius', here 14: raise 'radius' too"),
         ({"bits": 256, "radius": 32}, "radius"),
         ({"bits": 128}, "bits"),
         ({"distance": -1}, "distance"),
