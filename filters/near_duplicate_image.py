@@ -51,9 +51,9 @@ class NearDuplicateImage(NearFilter):
 
     bits: Literal[64, 256] = Field(64, description="bits of the hash")
     radius: int | None = Field(
-        None, ge=0, le=31, description="distance that can still be asked for: up to 4 (64 bits), 31 (256); else 4, 14"
+        None, ge=0, le=31, description="distance that keys are made for; null: 4 of 64 bits (the most), 14 of 256 (31)"
     )
-    distance: Threshold[int | None] = Field(None, ge=0, description="bits that may differ, up to radius; else radius")
+    distance: Threshold[int | None] = Field(None, ge=0, description="bits that may differ; null: radius (the most)")
     mirrored: bool = Field(False, description="also link mirror images")
     decode: Literal["fast", "exact"] = Field("fast", description="fast: JPEGs are decoded small and grey")
     prefer: Threshold[str] = Field(
