@@ -107,7 +107,10 @@ def _flat(low: Floats) -> Flags:
 
 
 def _transformed(grey: Bytes) -> Floats:
-    """As ``_frequencies``, with the very rounding of ``scipy.fftpack.dct`` (pocketfft), down the columns first."""
+    """As ``_frequencies``, with the very rounding of ``scipy.fftpack.dct`` (pocketfft), down the columns first.
+
+    So on x86-64; where a compiler fuses multiplications and additions, SciPy may round otherwise.
+    """
     size = grey.shape[1] // PIXELS
     down = _dct(grey.transpose(0, 2, 1).astype(np.float64))[:, :, :size]
     return _dct(np.ascontiguousarray(down.transpose(0, 2, 1)))[:, :, :size]

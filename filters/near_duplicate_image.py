@@ -41,7 +41,7 @@ class NearDuplicateImage(NearFilter):
     and 88 % at 31.  Each is compared with the best of those that share a key only.  So two pairs are missed where a
     better one comes before both in every key they share, and is like one of them alone: as two copies of an image
     that are far from each other, the better of which stays.  Of random hashes a fifth (half) of which is near
-    another, that was 0.3 % (1.2 %) of what should go in random order, and none where originals are preferred.
+    another, that was 0.3 % (1.2 %) of what should go in random order, and 0.003 % where originals are preferred.
     The reason is ``near_duplicate_image``.
     """
 
