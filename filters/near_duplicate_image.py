@@ -37,7 +37,7 @@ class NearDuplicateImage(NearFilter):
     Crops, borders and rotations are not found: Pillow resizes columns and rows in turn and rounds between, so a hash
     of the turned picture is not exactly a turned hash.
 
-    Every pair within ``radius`` has a key in common up to 4 of 64 bits and 15 of 256; beyond, 97 % of pairs at 24
+    Every pair within ``radius`` has a key in common up to 4 of 64 bits and 15 of 256; beyond, 99 % of pairs at 24
     and 88 % at 31.  Each is compared with the best of those that share a key only.  So two pairs are missed where a
     better one comes before both in every key they share, and is like one of them alone: as two copies of an image
     that are far from each other, the better of which stays.  Of random hashes a fifth (half) of which is near
