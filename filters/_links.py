@@ -1,7 +1,7 @@
 """Links between candidates, and clusters of what is linked: kernels over ids, the best pair first.
 
-A key's members are linked to the best of them, so a key that many share costs as much as many keys.  About 15 ns a
-key, and as much a link.
+A key's members are linked to the best of them and to the one before, so a key that many share costs as much as
+many keys.  About 15 ns a key, and as much a link.
 """
 
 from typing import Any
@@ -31,11 +31,13 @@ def _mixed(key: Any) -> Any:
     return key ^ (key >> uint64(29))
 
 
-@kernel(int64(uint64[::1], int64[::1], int64[::1], uint64[::1], int64[::1], int64[::1], int64[::1]))
-def link(keys: Keys, ids: Ids, parent: Ids, slots: Keys, firsts: Ids, one: Ids, other: Ids) -> Any:
-    """Fill ``one`` and ``other`` with the best of each key and every other member not yet in its cluster; their number.
+@kernel(int64(uint64[::1], int64[::1], int64[::1], uint64[::1], int64[::1], int64[::1], int64[::1], int64[::1]))
+def link(keys: Keys, ids: Ids, parent: Ids, slots: Keys, firsts: Ids, lasts: Ids, one: Ids, other: Ids) -> Any:
+    """Fill ``one`` and ``other`` with links between members of a key that are not in one cluster yet; their number.
 
-    ``ids`` ascend.  ``slots`` and ``firsts`` have a power of two of places, more than keys; ``firsts`` is all -1.
+    Every member is linked to the best of its key and to the member before it.  ``ids`` ascend.  ``slots``,
+    ``firsts`` and ``lasts`` have a power of two of places, more than keys, and ``firsts`` is all -1; ``one`` and
+    ``other`` have two places a key.
     """
     last = uint64(len(slots) - 1)
     count = 0
@@ -44,10 +46,16 @@ def link(keys: Keys, ids: Ids, parent: Ids, slots: Keys, firsts: Ids, one: Ids, 
         while firsts[at] >= 0 and slots[at] != keys[i]:
             at = (at + uint64(1)) & last
         if firsts[at] < 0:
-            slots[at], firsts[at] = keys[i], ids[i]
-        elif _root(parent, firsts[at]) != _root(parent, ids[i]):
+            slots[at], firsts[at], lasts[at] = keys[i], ids[i], ids[i]
+            continue
+        root = _root(parent, ids[i])
+        if _root(parent, firsts[at]) != root:
             one[count], other[count] = firsts[at], ids[i]
             count += 1
+        if lasts[at] != firsts[at] and _root(parent, lasts[at]) != root:
+            one[count], other[count] = lasts[at], ids[i]
+            count += 1
+        lasts[at] = ids[i]
     return count
 
 

@@ -243,11 +243,10 @@ class NearFilter(GroupFilter):
     """Links pairs that share a key and are alike, and keeps one pair of each cluster that the links make.
 
     ``score`` writes ``key_column``, a list of 64-bit keys a pair; two pairs are candidates that have the same key at
-    the same place of their lists.
-    Within the pairs that share a key each is compared with the best of them (``order``), so that the work is linear
-    however many they are; the rounds go on among those that stay until no further pair is linked.  Clusters are
-    the connected components; the best pair of each stays, the others get its uid as ``duplicate_of``.  A null list
-    links with nothing.
+    the same place of their lists.  Within the pairs that share a key each is compared with the best of them
+    (``order``) and with the one before it, so that the work is linear however many they are; the rounds go on among
+    those that stay until no further pair is linked.  Clusters are the connected components; the best pair of each
+    stays, the others get its uid as ``duplicate_of``.  A null list links with nothing.
     """
 
     @property

@@ -38,10 +38,9 @@ class NearDuplicateImage(NearFilter):
     of the turned picture is not exactly a turned hash.
 
     Every pair within ``radius`` has a key in common up to 4 of 64 bits and 15 of 256; beyond, 99 % of pairs at 24
-    and 88 % at 31.  Each is compared with the best of those that share a key only.  So two pairs are missed where a
-    better one comes before both in every key they share, and is like one of them alone: as two copies of an image
-    that are far from each other, the better of which stays.  Of random hashes a fifth (half) of which is near
-    another, that was 0.3 % (1.2 %) of what should go in random order, and 0.003 % where originals are preferred.
+    and 88 % at 31.  Of those that share a key each is compared with the best and with the one before it, so two
+    that lie between others in every key they share may be missed: of random hashes a fifth (half) of which is near
+    another, 0.002 % (0.04 %) of what should go.
     The reason is ``near_duplicate_image``.
     """
 

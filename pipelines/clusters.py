@@ -1,9 +1,10 @@
 """Clusters of pairs that are alike, wherever they lie: links by shared keys, comparison, connected components.
 
 Pairs are ranked once, so that an id is a rank and a cluster's root its best pair.  Key by key, each member is
-linked to the best with the same key, unless both are in one cluster already; links that ``alike`` confirms unite
-clusters.  The same goes on among the roots, whose keys may have lost their best pair, until a round links nothing:
-so a second run over what stays drops nothing.  Which links there are depends on ranks and keys alone.
+linked to the best with the same key and to the one before it in rank, unless both are in one cluster already;
+links that ``alike`` confirms unite clusters.  The same goes on among the roots, whose keys may have lost their
+best pair, until a round links nothing: so a second run over what stays drops nothing.  Which links there are
+depends on ranks and keys alone.
 
 One process; memory is 40 bytes a pair, 16 to 32 a comparison, a key's column at a time, and the columns to compare.
 At most 2^32 pairs that have keys.
@@ -165,9 +166,9 @@ def _candidates(keys: pa.Array, rank: Ids, active: Ids, parent: Ids) -> tuple[Id
     ids = np.ascontiguousarray(active[valid])
     values = pc.fill_null(keys, 0).to_numpy(zero_copy_only=False)[position[valid]]
     size = 1 << max(4, (2 * len(ids)).bit_length())
-    slots, firsts = np.empty(size, np.uint64), np.full(size, -1, np.int64)
-    one, other = np.empty(len(ids), np.int64), np.empty(len(ids), np.int64)
-    count = _links.link(np.ascontiguousarray(values), ids, parent, slots, firsts, one, other)
+    slots, firsts, lasts = np.empty(size, np.uint64), np.full(size, -1, np.int64), np.empty(size, np.int64)
+    one, other = np.empty(2 * len(ids), np.int64), np.empty(2 * len(ids), np.int64)
+    count = _links.link(np.ascontiguousarray(values), ids, parent, slots, firsts, lasts, one, other)
     return one[:count], other[:count]
 
 

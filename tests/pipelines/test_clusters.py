@@ -100,7 +100,7 @@ def test_nothing_to_link(tmp_path: Path) -> None:
 def test_a_filter_that_compares_wrongly_is_named(tmp_path: Path) -> None:
     """One value for many links."""
     pool = write(tmp_path / "list.csv", [1.0, 1.1, 1.2])
-    with pytest.raises(PairsieveError, match=r"NearNumbers: alike\(\) must give bool\[2\], not bool\(1,\)"):
+    with pytest.raises(PairsieveError, match=r"NearNumbers: alike\(\) must give bool\[3\], not bool\(1,\)"):
         run(recipe(pool, {NEAR: {"wrong": True}}), tmp_path / "run", workers=1)
 
 
@@ -123,12 +123,16 @@ def test_union_find_is_scipys(links: list[tuple[int, int]], shuffle: Any) -> Non
 
 @settings(max_examples=100, deadline=None)
 @given(st.lists(st.integers(0, 2**64 - 1) | st.integers(0, 5), max_size=50))
-def test_each_member_is_linked_to_the_best_of_its_key(keys: list[int]) -> None:
+def test_each_member_is_linked_to_the_best_and_the_one_before(keys: list[int]) -> None:
     """Against a dictionary; keys may be anything, 0 too."""
     n = len(keys)
-    one, other = np.empty(n, np.int64), np.empty(n, np.int64)
-    slots, firsts = np.zeros(256, np.uint64), np.full(256, -1, np.int64)
-    count = _links.link(np.array(keys, np.uint64), np.arange(n), np.arange(n), slots, firsts, one, other)
-    first: dict[int, int] = {}
-    wanted = [(first[key], i) for i, key in enumerate(keys) if first.setdefault(key, i) != i]
+    one, other = np.empty(2 * n, np.int64), np.empty(2 * n, np.int64)
+    slots, firsts, lasts = np.zeros(256, np.uint64), np.full(256, -1, np.int64), np.zeros(256, np.int64)
+    count = _links.link(np.array(keys, np.uint64), np.arange(n), np.arange(n), slots, firsts, lasts, one, other)
+    before: dict[int, list[int]] = {}
+    wanted = []
+    for i, key in enumerate(keys):
+        others = before.setdefault(key, [])
+        wanted += [(j, i) for j in dict.fromkeys((*others[:1], *others[-1:]))]
+        others.append(i)
     assert list(zip(one[:count].tolist(), other[:count].tolist(), strict=True)) == wanted
