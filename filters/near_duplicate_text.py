@@ -77,7 +77,7 @@ class NearDuplicateText(NearFilter):
     def _goes_together(self) -> "NearDuplicateText":
         if (self.bands is None) != (self.rows is None):
             raise ValueError("give both 'bands' and 'rows', or neither")
-        if self.bands is not None and self.weights is not None:
+        if self.bands is not None and self.weights and self.banding != self._chosen:
             raise ValueError("'weights' choose 'bands' and 'rows'; leave out the one or the others")
         if self.weights is not None and not 0.999 < sum(self.weights) < 1.001:
             raise ValueError("weights: they must add up to 1")
@@ -94,8 +94,10 @@ class NearDuplicateText(NearFilter):
     @property
     def banding(self) -> tuple[int, int]:
         """The bands, and the rows of each."""
-        if self.bands is not None and self.rows is not None:
-            return self.bands, self.rows
+        return (self.bands, self.rows) if self.bands is not None and self.rows is not None else self._chosen
+
+    @property
+    def _chosen(self) -> tuple[int, int]:
         weights = self.weights or (BALANCED if self.verify == "none" else None)
         return optimum(self.least, self.num_perm, weights) if weights else for_recall(self.least, self.num_perm)
 
