@@ -9,14 +9,18 @@ import unicodedata
 from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from pairsieve.filters._cache import mapped
 from pairsieve.filters._match_tables import padded_buffers
 from pairsieve.filters._texts import frozen
 
+VERSION = 1
+"""Of the table of code points; raise it where the same Unicode gives another."""
 PADDING = 64
 """Bytes behind the last text that may be read."""
 MAPPED = 0x20000
@@ -132,7 +136,15 @@ def _by_python(data: Bytes, offsets: Places, rows: Places) -> Normal:
 def mapped_code_points() -> tuple[Bytes, npt.NDArray[np.int32]]:
     """What each code point c becomes: ``pieces[table[2 * c] : table[2 * c + 1]]``, or ``CHAINED``.
 
-    Pieces have at most 33 bytes, no two spaces in a row, and ``PADDING`` bytes behind the last.
+    Pieces have at most 33 bytes, no two spaces in a row, and ``PADDING`` bytes behind the last.  They take half a
+    CPU-second to make, and are kept in the user's cache folder.
+    """
+    found = mapped(f"normal code points {VERSION}, Unicode {unicodedata.unidata_version}", (), _made)
+    return found["pieces"], found["table"]
+
+
+def _made() -> dict[str, npt.NDArray[Any]]:
+    """The pieces and the table.
 
     A code point is mapped on its own where at every stage of folding it begins with a starter that never composes
     with what is before it: then a text folded as a whole is its folded code points, joined.
@@ -147,14 +159,12 @@ def mapped_code_points() -> tuple[Bytes, npt.NDArray[np.int32]]:
     places[np.logical_or.reduce(firsts)] = CHAINED
     table = np.full((MAPPED, 2), CHAINED, np.int32)
     table[codes] = places
-    return frozen(np.frombuffer(b"".join(pieces) + bytes(PADDING), np.uint8).copy()), frozen(table.reshape(-1))
+    return {"pieces": np.frombuffer(b"".join(pieces) + bytes(PADDING), np.uint8), "table": table.reshape(-1)}
 
 
 def _tied() -> set[str]:
     """Code points that may compose with, or change places with, what is before them."""
     known = [chr(c) for c in range(MAPPED)]
-    marks = {c for c in known if unicodedata.combining(c)}
     forms = (unicodedata.decomposition(c).split() for c in known)
-    return (
-        marks | {chr(int(form[1], 16)) for form in forms if len(form) == 2 and form[0][0] != "<"} | set(map(chr, _JAMO))
-    )
+    seconds = {chr(int(form[1], 16)) for form in forms if len(form) == 2 and form[0][0] != "<"}
+    return seconds | {c for c in known if unicodedata.combining(c)} | set(map(chr, _JAMO))

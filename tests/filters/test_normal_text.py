@@ -1,14 +1,25 @@
 """Normal texts: the kernel gives what Python gives, for any text."""
 
 import unicodedata
+from collections.abc import Iterator
 
 import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pairsieve.filters._normal_text import normal, normal_texts
+from pairsieve.filters._normal_text import mapped_code_points, normal, normal_texts
 from tests.support_minhash import TEXTS
+
+
+@pytest.fixture(autouse=True, scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A cache of the tests' own, so that the table is made as it is now."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PAIRSIEVE_CACHE", str(tmp_path_factory.mktemp("cache")))
+        mapped_code_points.cache_clear()
+        yield
+    mapped_code_points.cache_clear()
 
 
 def kernel(texts: list[str | None]) -> list[str]:
