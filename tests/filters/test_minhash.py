@@ -48,7 +48,7 @@ def test_permutations(num_perm: int, seed: int) -> None:
 @pytest.mark.parametrize("hash", ["xxh32", "sha1"])
 @pytest.mark.parametrize("num_perm", [1, 3, 64, 128])
 @pytest.mark.parametrize("shape", SHAPES)
-@settings(max_examples=15)
+@settings(max_examples=8)
 @given(texts=st.lists(TEXTS, min_size=1, max_size=5))
 def test_signatures(shape: tuple[Unit, int], num_perm: int, hash: Any, texts: list[str]) -> None:
     """Every bit is datasketch's, for any text, shingle, hash and number of permutations; ones for an empty text."""

@@ -161,6 +161,15 @@ def test_nothing() -> None:
         assert len(NearDuplicateText(verify=verify).alike(batch(), batch())) == 0
 
 
+def test_a_huge_caption() -> None:
+    """Millions of letters, marks or spaces in one caption are taken as they are, beside others."""
+    texts = ["x" * 2_000_000, "a b " * 500_000, " " * 2_000_000, "é\u0301" * 300_000, "a dog on a beach"]
+    made = NearDuplicateText()
+    found = made.score(batch(*texts))[KEY].to_pylist()
+    assert [len(own or []) for own in found] == [1, 1, 0, 1, 21]
+    assert made.alike(batch(*texts), batch(*texts)).tolist() == [True, True, False, True, True]
+
+
 # --- which pairs are alike ---
 
 
