@@ -103,44 +103,48 @@ def write(path: Path, rows: int) -> None:
 
 
 def ours(texts: pa.Array, made: NearDuplicateText) -> Ids:
-    """Keys, equal texts first, then stars of each band, verified; again until nothing links."""
+    """Keys, equal texts first, then links of each band, verified; again until nothing links."""
     from pairsieve.filters._links import link
 
     def links(values: npt.NDArray[np.uint64], ids: Ids, parent: Ids) -> tuple[Ids, Ids]:
         size = 1 << max(4, (2 * len(ids)).bit_length())
-        slots, firsts = np.empty(size, np.uint64), np.full(size, -1, np.int64)
-        one, other = np.empty(len(ids), np.int64), np.empty(len(ids), np.int64)
-        count = link(values, ids, parent, slots, firsts, one, other)
+        slots, firsts, lasts = np.empty(size, np.uint64), np.full(size, -1, np.int64), np.empty(size, np.int64)
+        one, other = np.empty(2 * len(ids), np.int64), np.empty(2 * len(ids), np.int64)
+        count = link(values, ids, parent, slots, firsts, lasts, one, other)
         return one[:count], other[:count]
 
     return clustered(texts, made, links)
 
 
 def by_sorting(texts: pa.Array, made: NearDuplicateText) -> Ids:
-    """The same, but each band is sorted, and every run linked with its first row."""
+    """The same, but each band is sorted, and every row of a run linked with the first and the one before it."""
 
     def links(values: npt.NDArray[np.uint64], ids: Ids, parent: Ids) -> tuple[Ids, Ids]:
         order = np.argsort(values, kind="stable")
-        first = np.flatnonzero(np.diff(values[order], prepend=~values[order[:1]]) != 0)
-        best = np.repeat(ids[order][first], np.diff(first, append=len(order)))
-        is_new = (best != ids[order]) & (parent[best] != parent[ids[order]])
-        return best[is_new], ids[order][is_new]
+        row, is_first = ids[order], np.diff(values[order], prepend=~values[order[:1]]) != 0
+        best = np.repeat(row[is_first], np.diff(np.flatnonzero(is_first), append=len(order)))
+        before = np.where(is_first, row, np.roll(row, 1))
+        one, other = np.concatenate([best, before[before != best]]), np.concatenate([row, row[before != best]])
+        is_new = parent[one] != parent[other]
+        return one[is_new], other[is_new]
 
     return clustered(texts, made, links)
 
 
 def clustered(texts: pa.Array, made: NearDuplicateText, links: Callable[..., tuple[Ids, Ids]]) -> Ids:
     """Clusters of what ``links`` proposes for each key and the filter confirms."""
-    from pairsieve.filters._links import flatten, unite
+    from pairsieve.filters._links import Compared, flatten, unite
 
     keys, lengths = scored(texts, made)
     starts, parent, before = np.cumsum(lengths) - lengths, np.arange(len(texts)), -1
-    column, active = pa.record_batch({"text": texts}), np.arange(len(texts))
+    asked, column, active = Compared(), pa.record_batch({"text": texts}), np.arange(len(texts))
     while before != len(active):
         before = len(active)
         for place in range(int(lengths.max())):
             ids = active[lengths[active] > place]
             one, other = links(keys[starts[ids] + place], ids, parent)
+            is_new = asked.new(one, other)
+            one, other = one[is_new], other[is_new]
             for k in range(0, len(one), BATCH):
                 a, b = one[k : k + BATCH], other[k : k + BATCH]
                 alike = made.alike(column.take(pa.array(a)), column.take(pa.array(b)))
