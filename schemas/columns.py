@@ -92,7 +92,7 @@ def _is_number(kind: pa.DataType) -> bool:
 
 
 def compression(schema: pa.Schema) -> dict[str, str]:
-    """Codec of each Parquet leaf: zstd, but none for bytes, embeddings, floats, row numbers and uids.
+    """Codec of each Parquet leaf: zstd, but none for bytes, embeddings, floats, hashes, row numbers and uids.
 
     A random uid would shrink to its 16 bytes, at four times the cost of writing it plain.
     """
@@ -103,7 +103,8 @@ def compression(schema: pa.Schema) -> dict[str, str]:
 
 def _is_dense(kind: pa.DataType) -> bool:
     dense = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_fixed_size_list, pa.types.is_floating)
-    return any(is_(kind) for is_ in dense)
+    is_keys = pa.types.is_list(kind) and kind.value_type == pa.uint64()
+    return is_keys or any(is_(kind) for is_ in dense)
 
 
 def _leaves(field: pa.Field) -> list[str]:
