@@ -67,7 +67,8 @@ def spans(texts: pa.Array) -> Spans:
     from pairsieve.pipelines.metadata_kernel import find_spans
 
     data, offsets = _buffers(texts)
-    room = (int(offsets[-1] - offsets[0]) + 1) // 2 + 1 if len(offsets) else 1
+    # between two words of a text lies a byte at least, between texts none
+    room = (int(offsets[-1] - offsets[0]) + len(texts)) // 2 + 1 if len(offsets) else 1
     start, stop, follows = np.empty(room, np.int64), np.empty(room, np.int64), np.empty(room, np.bool_)
     count = find_spans(data, offsets, classes(), LONGEST, start, stop, follows)
     return Spans(data, start[:count], stop[:count], follows[:count])

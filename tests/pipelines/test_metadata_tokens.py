@@ -33,6 +33,12 @@ def test_words_are_those_of_the_definition(texts: list[str]) -> None:
     assert stretches(spans(pa.array(texts, pa.string()))) == [s for text in texts for s in slow_stretches(text)]
 
 
+def test_many_texts_of_one_letter() -> None:
+    """As many words as bytes: nothing lies between words of different texts."""
+    found = spans(pa.array(["a"] * 5000))
+    assert found.words() == ["a"] * 5000 and not found.follows.any()
+
+
 @pytest.mark.parametrize(
     ("text", "wanted"),
     [
