@@ -38,8 +38,8 @@ class EntryCap(PoolFilter):
     derives = {ENTRIES: pa.int32(), CHOSEN: pa.int32()}
 
     entries: Threshold[str] = Field("matched_entries", description="column of lists: ids, or strings")
-    most: Threshold[int] = Field(ge=1, description="pairs that an entry chooses at most")
-    least: Threshold[int] = Field(1, ge=1, description="an entry with fewer pairs than this chooses none")
+    most: Threshold[int] = Field(ge=1, lt=2**62, description="pairs that an entry chooses at most")
+    least: Threshold[int] = Field(1, ge=1, lt=2**62, description="an entry with fewer pairs than this chooses none")
     seed: Threshold[int] = Field(0, ge=0, lt=2**63, description="another one chooses other pairs")
 
     def summary_inputs(self, available: Mapping[str, pa.DataType]) -> tuple[str, ...]:

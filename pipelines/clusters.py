@@ -30,7 +30,7 @@ from pairsieve.schemas.errors import PairsieveError
 Ids = NDArray[np.int64]
 COMPARED = 65_536
 """Links that a filter compares at once."""
-KEY = "_key_{}"
+KEY = "pairsieve/key/{}"
 
 
 def write_keys(shard: Shard, step: Step, rows: Rows, name: str) -> None:
@@ -41,7 +41,7 @@ def write_keys(shard: Shard, step: Step, rows: Rows, name: str) -> None:
     rows, keys = rows[pc.is_valid(keys).to_numpy(zero_copy_only=False)], keys.drop_null()
     found = {one: at(shard.light(one), rows) for one in (*columns.PLACE, *step.keep_reads)}
     for one in made.compared(shard.context.plan.types):
-        found[f"_compared_{one}"] = _column(shard, stored.get(one, one), rows)
+        found[f"pairsieve/compared/{one}"] = _column(shard, stored.get(one, one), rows)
     found |= {KEY.format(i): values for i, values in enumerate(_spread(keys))}
     with shard.context.store.create(name, exclusive=False) as file:  # keys do not compress
         pq.write_table(pa.table(found), file, compression="none", use_dictionary=False)
@@ -112,7 +112,9 @@ class _Work:
     @property
     def keys(self) -> int:
         """Keys of a pair, at most."""
-        return max(sum(str(name).startswith("_key_") for name in file.schema_arrow.names) for file in self.files)
+        return max(
+            sum(str(name).startswith("pairsieve/key/") for name in file.schema_arrow.names) for file in self.files
+        )
 
     def column(self, name: str, kind: pa.DataType) -> pa.Array:
         """A column of all files; null where a file has none."""
@@ -126,8 +128,8 @@ class _Work:
 
     def compared(self) -> dict[str, pa.Array]:
         """What the filter compares, by the filter's names; strings have 64-bit offsets."""
-        names = [n for n in self.files[0].schema_arrow.names if n.startswith("_compared_")]
-        return {name.removeprefix("_compared_"): self.column(name, self._wide(name)) for name in names}
+        names = [n for n in self.files[0].schema_arrow.names if n.startswith("pairsieve/compared/")]
+        return {name.removeprefix("pairsieve/compared/"): self.column(name, self._wide(name)) for name in names}
 
     def _wide(self, name: str) -> pa.DataType:
         kind = self.files[0].schema_arrow.field(name).type

@@ -122,7 +122,8 @@ def valid(store: Store, name: str, step: Step, shard: PoolShard) -> pq.ParquetFi
     except (DamagedFileError, pa.ArrowInvalid):
         return None
     found = {k.decode(): v.decode() for k, v in (file.metadata.metadata or {}).items() if k.startswith(b"pairsieve.")}
-    if all(found.get(key) == value for key, value in footer(step, shard).items()):
+    names = [*columns.PLACE, *step.stored]  # another step of the same filter may have changed them
+    if file.schema_arrow.names == names and all(found.get(k) == value for k, value in footer(step, shard).items()):
         return file
     file.close()
     return None

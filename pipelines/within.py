@@ -26,7 +26,7 @@ from pairsieve.pipelines.store import Store
 from pairsieve.schemas import columns
 from pairsieve.schemas.errors import PairsieveError
 
-GROUP = "_group"
+GROUP = "pairsieve/group"
 STRETCH_BYTES = 256_000_000
 """Bytes of a stretch of groups, as they lie in memory; a larger group is a stretch of its own."""
 PAGE_BYTES = 2_000_000
@@ -47,7 +47,7 @@ def write_members(shard: Shard, step: Step, rows: Rows, name: str) -> None:
     """Write the members of groups among some rows as a work file: chunks, each ordered by group."""
     made, types = filter_of(step), shard.context.plan.types
     stored = {own: there for own, (there, _) in step.writes.items()}
-    compared = {f"_compared_{own}": stored.get(own, own) for own in made.compared(types)}
+    compared = {f"pairsieve/compared/{own}": stored.get(own, own) for own in made.compared(types)}
     small = {n: n for n in (*columns.PLACE, *step.keep_reads)} | {own: there for there, own in step.light.items()}
     group = shard.light(stored[made.group_column])
     rows = rows[pc.is_valid(at(group, rows)).to_numpy(zero_copy_only=False)]
@@ -132,14 +132,14 @@ class Pick:
         table = pa.concat_tables(parts).combine_chunks()  # a stretch has members
         group = table[GROUP].to_numpy()
         table = table.filter(pa.array((group >= stretch.first) & (group <= stretch.last)))
-        names = [name for name in table.schema.names if not name.startswith("_compared_")]
+        names = [name for name in table.schema.names if not name.startswith("pairsieve/compared/")]
         order = filter_of(self.step).order()
         with duckdb.connect() as con:
             con.execute("SET threads = 1")
-            small = table.select(names).append_column("_at", pa.array(np.arange(len(table))))
+            small = table.select(names).append_column("pairsieve/at", pa.array(np.arange(len(table))))
             con.register("members", small)
-            by = ", ".join([GROUP, *([order] if order else []), "uid", "shard", "row"])
-            ranked = con.sql(f"SELECT _at FROM members ORDER BY {by}").to_arrow_table()["_at"]
+            by = ", ".join([f'"{GROUP}"', *([order] if order else []), "uid", "shard", "row"])
+            ranked = con.sql(f'SELECT "pairsieve/at" FROM members ORDER BY {by}').to_arrow_table()["pairsieve/at"]
         return table.take(ranked.combine_chunks())
 
     def _groups(self, table: pa.Table) -> Iterator[tuple[int, int]]:
@@ -151,9 +151,9 @@ class Pick:
     def _group(self, members: pa.Table) -> pa.Table:
         """The members of one group that lose."""
         given = {
-            name.removeprefix("_compared_"): members[name].combine_chunks()
+            name.removeprefix("pairsieve/compared/"): members[name].combine_chunks()
             for name in members.schema.names
-            if name.startswith("_compared_")
+            if name.startswith("pairsieve/compared/")
         }
         made = filter_of(self.step)
         loses_to = np.asarray(made.losers(pa.record_batch(given)))

@@ -540,3 +540,17 @@ def test_subset_of_an_earlier_recipe_goes_after_a_failed_run(five: Five) -> None
     (five.folder / "breaks").unlink()
     run(made, five.folder / "run", workers=1)
     assert [p.name for p in (five.folder / "run").glob("*.npy")] == ["other.npy"]
+
+
+def test_another_use_of_a_filter_above_a_named_step(tmp_path: Path) -> None:
+    """Names of columns depend on the steps above: what is stored under other names is measured again, either way."""
+    pool = write_csv(tmp_path / "list.csv", numbered_rows(120))
+    named = {"caption_words": {"as": "b", "least": 3}}
+    one = {"pool": {"urls": str(pool)}, "filters": [named]}
+    two = {"pool": {"urls": str(pool)}, "filters": [{"caption_words": {"as": "a", "least": 1}}, named]}
+    for made in (one, two, one):
+        edited = run(made, tmp_path / "run", workers=1)
+        fresh = run(made, tmp_path / f"fresh-{len(made['filters'])}", workers=1)
+        assert edited.tally == fresh.tally
+        sql = "SELECT * FROM scores ORDER BY shard, row"
+        assert edited.query(sql).equals(fresh.query(sql))
