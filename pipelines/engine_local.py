@@ -17,7 +17,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -30,6 +30,8 @@ Result = TypeVar("Result")
 
 START = 2.5
 """Seconds of work that are worth starting workers, who take about one CPU-second together."""
+MESSAGE = 2048
+"""Bytes of a result that goes through the pipe: a write of less than 4096 is done as a whole or not at all."""
 _CURRENT: dict[str, Callable[[Any], Any]] = {}
 """In a worker process: the task at hand by its file, read once rather than once an item."""
 
@@ -125,7 +127,7 @@ class LocalEngine:
                             self._drop_pool()
                             yield from self._alone(file, [(k, items[k]) for k in suspects], label, width)
                             break
-                        yield i, future.result()
+                        yield i, _fetched(future.result())
             except BaseException:
                 self._kill()
                 raise
@@ -139,7 +141,7 @@ class LocalEngine:
             for _ in range(ATTEMPTS - 1):
                 future = self._submit(file, item, label, width)
                 if not isinstance(future.exception(), BrokenProcessPool):
-                    result = future.result()
+                    result = _fetched(future.result())
                     break
                 self._drop_pool()
             yield i, result
@@ -178,19 +180,50 @@ class LocalEngine:
 
 @contextmanager
 def _shipped(task: Callable[[Any], Any]) -> Iterator[str]:
-    """A file with the task: a pool of many files makes it large, and each item would carry it to a worker again."""
-    with tempfile.NamedTemporaryFile(prefix="pairsieve-") as file:
-        pickle.dump(task, file)
-        file.flush()
-        yield file.name
+    """A file with the task: a pool of many files makes it large, and each item would carry it to a worker again.
+
+    Its folder is the place of large results.
+    """
+    with tempfile.TemporaryDirectory(prefix="pairsieve-", ignore_cleanup_errors=True) as folder:
+        file = Path(folder) / "task"
+        file.write_bytes(pickle.dumps(task))
+        yield str(file)
+
+
+@dataclass(frozen=True)
+class _Filed:
+    """A result that a worker left in a file."""
+
+    file: str
 
 
 def _call(file: str, item: Any, label: str) -> Any:
-    """In a worker: run the task on one item."""
+    """In a worker: run the task on one item.
+
+    A large result goes through a file: the pipe to the driver is all workers', and one that is killed in the middle
+    of a long message would leave the driver waiting for its end, and the others for their turn, for ever.
+    """
     if file not in _CURRENT:
         _CURRENT.clear()
         _CURRENT[file] = pickle.loads(Path(file).read_bytes())
-    return guarded(_CURRENT[file], item, label_of(label, item))
+    result = guarded(_CURRENT[file], item, label_of(label, item))
+    content = pickle.dumps(result)
+    if len(content) <= MESSAGE:
+        return result
+    number, name = tempfile.mkstemp(dir=Path(file).parent)
+    with open(number, "wb") as out:  # noqa: PTH123 (a descriptor)
+        out.write(content)
+    return _Filed(name)
+
+
+def _fetched(result: Any) -> Any:
+    """In the driver: what a worker sent, from its file where it is large."""
+    if not isinstance(result, _Filed):
+        return result
+    file = Path(result.file)
+    content = file.read_bytes()
+    file.unlink()
+    return pickle.loads(content)
 
 
 def _begin(driver: int, environment: dict[str, str], hold: str | None) -> None:
@@ -209,10 +242,17 @@ def _begin(driver: int, environment: dict[str, str], hold: str | None) -> None:
 def _follow(driver: int) -> None:
     """End this worker when its driver is gone: the fork server lives as long as a worker does."""
     with suppress(ProcessLookupError):
-        while True:
+        while not _is_zombie(driver):
             os.kill(driver, 0)
             time.sleep(0.2)
     os._exit(1)
+
+
+def _is_zombie(pid: int) -> bool:
+    """Whether a process has ended and its parent has not looked yet: one that waits for our output never would."""
+    with suppress(OSError):  # no /proc, or the process is gone
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "ZX"
+    return False
 
 
 @contextmanager

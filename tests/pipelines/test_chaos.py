@@ -106,6 +106,16 @@ def test_workers_go_with_their_driver(pool: Path, tmp_path: Path, how: signal.Si
         assert not left(process.pid, 15)
 
 
+def test_workers_go_though_nobody_asks_for_their_driver(pool: Path, tmp_path: Path) -> None:
+    """A killed driver that its parent has not waited for is dead all the same."""
+    step = {"tests.support_filters:Deliberate": {"value": 1, "seconds": 1}}
+    with started(recipe(pool, step), tmp_path / "run") as process:
+        wait_for(tmp_path / "run" / "scores" / "Deliberate" / "00000.parquet", process)
+        process.send_signal(signal.SIGKILL)
+        assert not left(process.pid, 15)
+        assert process.returncode is None
+
+
 @pytest.mark.parametrize("delay", [0.02, 0.15, 0.3])
 def test_workers_that_are_starting_go_too(pool: Path, tmp_path: Path, delay: float) -> None:
     """A SIGTERM that comes while workers start is one line: no worker is left to find its driver gone."""

@@ -1,8 +1,10 @@
 """Where the local engine works: in the driver while that is cheaper than starting workers."""
 
 import os
+import pickle
 import time
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
@@ -53,3 +55,25 @@ def test_long_work_goes_to_workers(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_may_not_run_here(workers: int | None, needs: Needs) -> None:
     """Where the user chose a number of workers, and with images, large models or a user's own code."""
     assert not any(places(LocalEngine(workers), Where(), 5, needs))
+
+
+def test_large_results_do_not_go_through_the_pipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They come back whole, in files that are gone then; a worker killed while it sends would block all others."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    engine = LocalEngine(workers=2)
+    sizes = [5_000_000, 3, 70_000, 2048]
+    found = dict(engine.map(bytes, sizes, Needs(), "zeros"))
+    engine.close()
+    assert found == {i: bytes(size) for i, size in enumerate(sizes)}
+    assert not list(tmp_path.glob("pairsieve-*"))
+
+
+def test_a_message_is_short(tmp_path: Path) -> None:
+    """What a worker sends is written to a pipe as a whole or not at all: at most 4096 bytes."""
+    task = tmp_path / "task"
+    task.write_bytes(pickle.dumps(bytes))
+    for size in (0, 1500, 2500, 10**6):
+        sent = engine_local._call(str(task), size, "zeros")
+        assert len(pickle.dumps(sent)) < 4000
+        assert engine_local._fetched(sent) == bytes(size)
+    assert list(tmp_path.iterdir()) == [task]
