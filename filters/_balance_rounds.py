@@ -66,12 +66,12 @@ def chances(uids: pa.Array, texts: Texts, settled: Settled, seed: int) -> Chance
     kernels.means(texts.rows, of_texts, of_rows)
     hashes, many = uid.keyed_hash(uids, seed), np.diff(texts.rows)
     if not len(of_texts) or (many.max() == 1 and not texts.place.any()):
-        return Chances(of_rows, _fraction(hashes), np.zeros(len(many), np.int32), of_rows, many == 0)
-    other = _fraction(uid.copy_hash(hashes, np.ones(len(many), np.int64)))
+        return Chances(of_rows, uid.fractions(hashes), np.zeros(len(many), np.int32), of_rows, many == 0)
+    other = uid.fractions(uid.copy_hash(hashes, np.ones(len(many), np.int64)))
     choice = np.minimum((other * many).astype(np.int64), np.maximum(many - 1, 0))
     chosen = np.minimum(texts.rows[:-1] + choice, len(of_texts) - 1)  # a pair without texts has no choice
     place = texts.place[chosen].astype(np.int32)
-    return Chances(of_rows, _fraction(hashes), place, np.where(many > 0, of_texts[chosen], 0.0), many == 0)
+    return Chances(of_rows, uid.fractions(hashes), place, np.where(many > 0, of_texts[chosen], 0.0), many == 0)
 
 
 def drawn(texts: Texts, found: Chances, online: bool) -> Drawn:
@@ -85,8 +85,3 @@ def drawn(texts: Texts, found: Chances, online: bool) -> Drawn:
 
 def _codes(settled: Settled) -> NDArray[np.int32]:
     return np.asarray(settled.get("language_codes", np.zeros(0)), np.int32)
-
-
-def _fraction(hashes: NDArray[np.uint64]) -> Floats:
-    """Numbers in [0, 1) of 53 bits, so that each is exact in a double."""
-    return np.asarray((hashes >> np.uint64(11)) * 2.0**-53, np.float64)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from pairsieve.filters.base import Resources
 from pairsieve.schemas.errors import UserError
 
 if TYPE_CHECKING:
@@ -27,6 +28,11 @@ def device_of(name: str) -> "torch.device":
     if name == "cuda" and not has_gpu:
         raise UserError("device: cuda, but this worker has no GPU; write device: auto, or run where one is")
     return torch.device("cuda" if name != "cpu" and has_gpu else "cpu")
+
+
+def resources_of(device: str) -> Resources:
+    """What a worker needs for a setting: a GPU for ``cuda``, one where there is one for ``auto``."""
+    return Resources(cpus=1, gpus=0.0 if device == "cpu" else 1.0, gpu_optional=device == "auto")
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from pydantic import Field, PrivateAttr, field_validator, model_validator
 
 from pairsieve.filters._match_texts import is_text
+from pairsieve.filters._products import resources_of
 from pairsieve.filters._ranked import missing
 from pairsieve.filters._reference_embeddings import Nearest
 from pairsieve.filters._reference_files import CAPTIONS, EMBEDDINGS, check_captions, sets_of, widths_of, worth_a_look
@@ -147,8 +148,7 @@ class Decontaminate(Filter):
         return tuple(dict.fromkeys(file for files in self._sets().values() for file in files))
 
     def resources(self) -> Resources:
-        may_use_gpu = self.by == "embeddings" and self.device != "cpu"
-        return Resources(cpus=1, gpus=1.0 if may_use_gpu else 0.0, gpu_optional=may_use_gpu and self.device == "auto")
+        return resources_of(self.device if self.by == "embeddings" else "cpu")
 
     def open(self) -> None:
         sets = self._sets()

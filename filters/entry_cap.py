@@ -3,7 +3,7 @@
 Every entry chooses for itself, at random; a pair stays if one of its entries chose it.  A pair of a
 frequent and a rare entry therefore stays for the rare one, and counts of what is kept exceed the cap:
 ``metadata_balance`` is the same idea with a probability in the place of a choice.
-A round costs about 0.1 µs for each entry of a pair; there are two rounds without an entry over the cap,
+A round costs about 0.15 µs for each entry of a pair; there are two rounds without an entry over the cap,
 else some five.
 """
 
@@ -17,6 +17,7 @@ from pydantic import Field
 
 from pairsieve.filters import _caps
 from pairsieve.filters.base import PoolFilter, Threshold, first_reason
+from pairsieve.schemas import uid
 from pairsieve.schemas.columns import is_items
 
 ENTRIES, CHOSEN = "entry_cap_entries", "entry_cap_chosen"
@@ -119,8 +120,7 @@ class EntryCap(PoolFilter):
 
     @property
     def _seed(self) -> int:
-        """Not the numbers of the dataset's order, nor of ``random_sample``."""
-        return self.seed + 2**63
+        return uid.draw_seed(self.seed)
 
 
 def _find(sorted_keys: _caps.Keys, keys: _caps.Keys) -> tuple[Any, Any]:

@@ -12,8 +12,8 @@ import duckdb
 import pyarrow as pa
 from pydantic import Field, WithJsonSchema, field_validator
 
-from pairsieve.filters._expressions import check_type, columns_of, connect, first_line, order_list, readable
-from pairsieve.filters.base import GroupFilter, Threshold
+from pairsieve.filters._expressions import connect, first_line, readable
+from pairsieve.filters._preferred import Preferred
 
 KEY = pa.binary(16)
 Key = tuple[str, ...]
@@ -28,7 +28,7 @@ _BY_SCHEMA = {
 }
 
 
-class ExactDuplicates(GroupFilter):
+class ExactDuplicates(Preferred):
     """Keep the best of all pairs that share a key; a pair with a null in a key shares it with nobody.
 
     Without ``by`` there are two keys: (url, text), and the SHA-256 of the image bytes (column
@@ -41,9 +41,6 @@ class ExactDuplicates(GroupFilter):
 
     by: Annotated[tuple[Key, ...] | None, WithJsonSchema(_BY_SCHEMA)] = Field(
         None, description="keys: each a column or a list of columns"
-    )
-    prefer: Threshold[str] = Field(
-        "", description="DuckDB ORDER BY list; the first pair of a group stays, ties go to the smallest uid"
     )
 
     @field_validator("by", mode="before")
@@ -74,12 +71,8 @@ class ExactDuplicates(GroupFilter):
     def inputs(self, available: Mapping[str, pa.DataType]) -> tuple[str, ...]:
         return tuple(dict.fromkeys(name for key in self.keys(available) for name in key))
 
-    def keep_inputs(self, available: Mapping[str, pa.DataType]) -> tuple[str, ...]:
-        return columns_of(self.prefer, available, order=True) if self.prefer else ()
-
     def check(self, available: Mapping[str, pa.DataType]) -> None:
-        if self.prefer:
-            check_type(self.prefer, available, order=True)
+        self.check_preferred(available)
         types = {name: available[name] for name in self.inputs(available)}
         try:
             self.score(pa.RecordBatch.from_pylist([], schema=pa.schema(types)))
@@ -92,9 +85,6 @@ class ExactDuplicates(GroupFilter):
     def key_columns(self, available: Mapping[str, pa.DataType]) -> dict[str, str]:
         labels = _labels(self.keys(available))
         return {f"exact_duplicates_{label}": f"same_{label}" for label in labels}
-
-    def order(self) -> str:
-        return order_list(self.prefer) if self.prefer else ""
 
     def score(self, pairs: pa.RecordBatch) -> dict[str, pa.Array]:
         types = dict(zip(pairs.schema.names, pairs.schema.types, strict=True))

@@ -18,6 +18,7 @@ from pydantic import Field, PrivateAttr
 
 from pairsieve.filters._assign import Assigner
 from pairsieve.filters._cache import cached
+from pairsieve.filters._products import resources_of
 from pairsieve.filters._tensors import (
     FileNames,
     all_files,
@@ -93,7 +94,7 @@ class ImageCluster(Filter):
         return (*embedding_files(self.centroids), *all_files(self.targets))
 
     def resources(self) -> Resources:
-        return Resources(cpus=1, gpus=0.0 if self.device == "cpu" else 1.0, gpu_optional=self.device == "auto")
+        return resources_of(self.device)
 
     def open(self) -> None:
         assigner = Assigner(load_embeddings(self.centroids), self.device)

@@ -18,6 +18,7 @@ from pairsieve.filters import _balance_counts, _balance_solve, _balance_tables, 
 from pairsieve.filters._balance_summary import MOST_ENTRIES, UNITS, Drawn, Round, Seen, Tally, check_ids
 from pairsieve.filters.base import AnyFilter, PoolFilter, Threshold, UnknownColumnError, first_reason
 from pairsieve.filters.metadata_match import MetadataMatch
+from pairsieve.schemas import uid
 from pairsieve.schemas.errors import UserError
 
 if TYPE_CHECKING:
@@ -157,7 +158,7 @@ class MetadataBalance(PoolFilter):
 
     @property
     def _hash_seed(self) -> int:
-        return 2**63 + self.seed  # those of other steps and of runs are below
+        return uid.draw_seed(self.seed)
 
     def settle(self, summary: Round, settled: Settled) -> dict[str, Any]:
         if summary.seen is not None:

@@ -15,14 +15,14 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from pairsieve.filters import _hamming, _phash
-from pairsieve.filters._expressions import check_type, columns_of, order_list
 from pairsieve.filters._phash_pictures import small
+from pairsieve.filters._preferred import Preferred
 from pairsieve.filters.base import NearFilter, Threshold
 
 _RADIUS = {64: 4, 256: 14}
 
 
-class NearDuplicateImage(NearFilter):
+class NearDuplicateImage(Preferred, NearFilter):
     """Link images whose perceptual hashes differ in few bits; the best pair of each cluster stays.
 
     ``phash`` is ImageHash's ``phash`` of the upright picture (EXIF orientation applied, on white, first frame): 8 or
@@ -55,9 +55,6 @@ class NearDuplicateImage(NearFilter):
     distance: Threshold[int | None] = Field(None, ge=0, description="bits that may differ; null: radius (the most)")
     mirrored: bool = Field(False, description="also link mirror images")
     decode: Literal["fast", "exact"] = Field("fast", description="fast: JPEGs are decoded small and grey")
-    prefer: Threshold[str] = Field(
-        "", description="DuckDB ORDER BY list; the first pair of a cluster stays, ties go to the smallest uid"
-    )
 
     @model_validator(mode="after")
     def _in_reach(self) -> "NearDuplicateImage":
@@ -88,12 +85,6 @@ class NearDuplicateImage(NearFilter):
     def needs(self) -> tuple[str, ...]:
         return ("numba",)  # which the engine links with
 
-    def keep_inputs(self, available: Mapping[str, pa.DataType]) -> tuple[str, ...]:
-        return columns_of(self.prefer, available, order=True) if self.prefer else ()
-
-    def order(self) -> str:
-        return order_list(self.prefer) if self.prefer else ""
-
     def compared(self, available: Mapping[str, pa.DataType]) -> tuple[str, ...]:
         return ("phash",)
 
@@ -106,8 +97,7 @@ class NearDuplicateImage(NearFilter):
         tests = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_binary_view, pa.types.is_null)
         if not any(test(kind) for test in tests):
             raise ValueError(f"column 'image' is {kind}, not the bytes of images")
-        if self.prefer:
-            check_type(self.prefer, available, order=True)
+        self.check_preferred(available)
 
     def score(self, pairs: pa.RecordBatch) -> dict[str, pa.Array]:
         hashes, lost = self.hashes(pairs)

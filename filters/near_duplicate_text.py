@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 from pydantic import Field, FieldSerializationInfo, NonNegativeFloat, PositiveInt, field_serializer, model_validator
 
 from pairsieve.filters import _jaccard
-from pairsieve.filters._expressions import check_type, columns_of, order_list
 from pairsieve.filters._match_texts import is_text
 from pairsieve.filters._minhash import KEYS, Hash, MinHash, Unit
 from pairsieve.filters._minhash_bands import for_recall, optimum
 from pairsieve.filters._normal_text import Normal, mapped_code_points, normal_texts
+from pairsieve.filters._preferred import Preferred
 from pairsieve.filters.base import NearFilter, Threshold, UnknownColumnError
 
 NGRAM = {"characters": 5, "words": 1}
@@ -27,7 +27,7 @@ BALANCED = (0.5, 0.5)
 KEY, SIGNATURE = "near_duplicate_text_keys", "near_duplicate_text_signature"
 
 
-class NearDuplicateText(NearFilter):
+class NearDuplicateText(Preferred, NearFilter):
     """Keep the best pair of each cluster of nearly equal captions; the reason is ``near_duplicate``.
 
     Captions are compared without case, punctuation, symbols and repeated spaces, compatible forms of Unicode being
@@ -76,9 +76,6 @@ class NearDuplicateText(NearFilter):
     )
     least_shingles: PositiveInt = Field(
         5, le=1000, description="captions of fewer distinct shingles are duplicates of equal ones only"
-    )
-    prefer: Threshold[str] = Field(
-        "", description="DuckDB ORDER BY list; the first pair of a cluster stays, ties go to the smallest uid"
     )
 
     @model_validator(mode="after")
@@ -136,9 +133,6 @@ class NearDuplicateText(NearFilter):
     def inputs(self, available: Mapping[str, pa.DataType]) -> tuple[str, ...]:
         return (self.text,)
 
-    def keep_inputs(self, available: Mapping[str, pa.DataType]) -> tuple[str, ...]:
-        return columns_of(self.prefer, available, order=True) if self.prefer else ()
-
     def outputs(self, available: Mapping[str, pa.DataType]) -> dict[str, pa.DataType]:
         signature = {SIGNATURE: pa.list_(pa.uint32(), self.num_perm)} if self.verify == "estimated" else {}
         return {KEY: KEYS, **signature}
@@ -151,11 +145,7 @@ class NearDuplicateText(NearFilter):
             raise UnknownColumnError(self.text, available)
         if not is_text(available[self.text]):
             raise ValueError(f"text: column {self.text!r} is {available[self.text]}, not strings")
-        if self.prefer:
-            check_type(self.prefer, available, order=True)
-
-    def order(self) -> str:
-        return order_list(self.prefer) if self.prefer else ""
+        self.check_preferred(available)
 
     def open(self) -> None:
         from pairsieve.filters import _jaccard_kernels, _minhash_kernels, _normal_text_kernels  # noqa: F401

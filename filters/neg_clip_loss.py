@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pydantic import Field, PositiveFloat, PositiveInt, PrivateAttr
 
 from pairsieve.filters._contrast import neg_clip_losses
-from pairsieve.filters._products import device_of
+from pairsieve.filters._products import device_of, resources_of
 from pairsieve.filters._ranked import Ranked
 from pairsieve.filters._tensors import check_column, matrix_of
 from pairsieve.filters.base import Resources, Runtime, UnknownColumnError
@@ -72,7 +72,7 @@ class NegClipLoss(Ranked):
             raise ValueError(f"{self.image!r} has width {widths[0]}, {self.text!r} {widths[1]}; name one model's two")
 
     def resources(self) -> Resources:
-        return Resources(cpus=1, gpus=0.0 if self.device == "cpu" else 1.0, gpu_optional=self.device == "auto")
+        return resources_of(self.device)
 
     def open(self) -> None:
         self._device = device_of(self.device)

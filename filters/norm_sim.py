@@ -14,7 +14,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from pydantic import Field, PrivateAttr
 
-from pairsieve.filters._products import Matrix, blocks, device_of, fixed
+from pairsieve.filters._products import Matrix, blocks, device_of, fixed, resources_of
 from pairsieve.filters._ranked import Ranked
 from pairsieve.filters._tensors import (
     FileNames,
@@ -86,7 +86,7 @@ class NormSim(Ranked):
         return (self.targets,) if isinstance(self.targets, str) else self.targets
 
     def resources(self) -> Resources:
-        return Resources(cpus=1, gpus=0.0 if self.device == "cpu" else 1.0, gpu_optional=self.device == "auto")
+        return resources_of(self.device)
 
     def open(self) -> None:
         import torch

@@ -15,8 +15,8 @@ from pydantic import Field, PrivateAttr
 
 from pairsieve.filters._assign import Assigner
 from pairsieve.filters._cosines import first_alike, normalised
-from pairsieve.filters._expressions import check_type, columns_of, order_list
-from pairsieve.filters._products import device_of
+from pairsieve.filters._preferred import Preferred
+from pairsieve.filters._products import device_of, resources_of
 from pairsieve.filters._tensors import (
     as_matrix,
     check_column,
@@ -31,7 +31,7 @@ from pairsieve.filters.base import Resources, Runtime, Threshold, UnknownColumnE
 CLUSTER, SIMILARITY = "semantic_cluster", "semantic_similarity"
 
 
-class SemanticDuplicates(WithinFilter):
+class SemanticDuplicates(Preferred, WithinFilter):
     """Of two embeddings in one cluster whose cosine is above 1 - ``epsilon`` only the better one's pair may stay.
 
     The members of a cluster are taken by ``prefer``, the best first; one goes that is too near to any before it,
@@ -51,9 +51,6 @@ class SemanticDuplicates(WithinFilter):
     features: str = Field("l14_img", description="column of embeddings: lists of floats")
     centroids: str = Field(description="matrix of centroids: .npy, .npz, or torch.save (.pt)")
     epsilon: Threshold[float] = Field(ge=0, le=2, description="pairs with a cosine above 1 minus this are duplicates")
-    prefer: Threshold[str] = Field(
-        "", description="DuckDB ORDER BY list; the first of a cluster come first, ties go to the smallest uid"
-    )
     device: Runtime[Literal["auto", "cpu", "cuda"]] = Field("auto", description="auto: the GPU where there is one")
 
     _assigner: Assigner | None = PrivateAttr(None)
@@ -72,11 +69,8 @@ class SemanticDuplicates(WithinFilter):
     def inputs(self, available: Mapping[str, pa.DataType]) -> tuple[str, ...]:
         return (self.features,)
 
-    def keep_inputs(self, available: Mapping[str, pa.DataType]) -> tuple[str, ...]:
-        if not self.prefer:
-            return ()
-        names = columns_of(self.prefer, {**available, **self.writes}, order=True)
-        return tuple(name for name in names if name not in self.writes)
+    def preferable(self, available: Mapping[str, pa.DataType]) -> dict[str, pa.DataType]:
+        return {**available, **self.writes}
 
     def check(self, available: Mapping[str, pa.DataType]) -> None:
         if self.features not in available:
@@ -87,17 +81,16 @@ class SemanticDuplicates(WithinFilter):
             if width not in (None, found):
                 text = f"vectors of width {found}, and column {self.features!r} has width {width}"
                 raise ValueError(f"centroids: {file} holds {text}")
-        if self.prefer:
-            check_type(self.prefer, {**available, **self.writes}, order=True)
+        self.check_preferred(available)
 
     def files(self) -> tuple[str, ...]:
         return tuple(str(Path(name)) for name in embedding_files(self.centroids))
 
     def resources(self) -> Resources:
-        return Resources(cpus=1, gpus=0.0 if self.device == "cpu" else 1.0, gpu_optional=self.device == "auto")
+        return resources_of(self.device)
 
     def order(self) -> str:
-        return order_list(self.prefer) if self.prefer else SIMILARITY
+        return super().order() or SIMILARITY
 
     def compared(self, available: Mapping[str, pa.DataType]) -> tuple[str, ...]:
         return (self.features,)

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 
 import duckdb
 
-from pairsieve.pipelines.groups import FILES, workshop
 from pairsieve.pipelines.pools import PoolShard
 from pairsieve.pipelines.store import Store
 from pairsieve.pipelines.tasks import Tally, verdicts_name
+from pairsieve.pipelines.workshop import FILES, workshop
 from pairsieve.schemas.errors import AccountingError
 
 _SQL = """

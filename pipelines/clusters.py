@@ -24,6 +24,7 @@ from pairsieve.filters.base import NearFilter
 from pairsieve.pipelines.shard import Rows, Shard, at, derived_name
 from pairsieve.pipelines.step import Step
 from pairsieve.pipelines.store import Store
+from pairsieve.pipelines.workshop import best_first, load, workshop
 from pairsieve.schemas import columns
 from pairsieve.schemas.errors import PairsieveError
 
@@ -82,6 +83,7 @@ class _Work:
     """The work files of a step; a position is a row of all of them, one after the other."""
 
     store: Store
+    names: Sequence[str]
     files: list[pq.ParquetFile]
     step: Step
     shard: NDArray[np.int32]
@@ -92,20 +94,15 @@ class _Work:
         files = [store.parquet(name) for name in names]
         places = [file.read(["shard", "row"], use_threads=False) for file in files]
         shard, row = (np.concatenate([p[n].to_numpy() for p in places]) for n in ("shard", "row"))
-        return cls(store, files, step, shard, row)
+        return cls(store, names, files, step, shard, row)
 
     def ranked(self, order: str) -> Ids:
         """The positions of all pairs, the best first."""
-        from pairsieve.pipelines.groups import workshop
-
-        names = ["uid", "shard", "row", *(n for n in self.step.keep_reads if n not in columns.PLACE)]
+        names = dict.fromkeys(("uid", "shard", "row", *self.step.keep_reads))
+        what = ", ".join('"' + name.replace('"', '""') + '"' for name in names)
         with workshop(self.store) as con:
-            for i, file in enumerate(self.files):
-                con.register("part", file.read(names, use_threads=False))
-                con.execute(f"{'INSERT INTO pairs' if i else 'CREATE TABLE pairs AS'} SELECT * FROM part")
-                con.unregister("part")
-            by = f"{order}, uid, shard, row" if order else "uid, shard, row"
-            found = con.sql(f"SELECT shard, row FROM pairs ORDER BY {by}").to_arrow_table()
+            load(con, "pairs", [self.store.url(name) for name in self.names], what)
+            found = con.sql(f"SELECT shard, row FROM pairs ORDER BY {best_first(order)}").to_arrow_table()
         ours = _place(self.shard, self.row)
         return np.searchsorted(ours, _place(found["shard"].to_numpy(), found["row"].to_numpy())).astype(np.int64)
 

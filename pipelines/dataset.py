@@ -17,7 +17,6 @@ import pyarrow.compute as pc
 import xxhash
 from pydantic import ValidationError
 
-from pairsieve.pipelines.groups import load, workshop
 from pairsieve.pipelines.passes import stored_rows
 from pairsieve.pipelines.plan import Plan
 from pairsieve.pipelines.pools import PoolShard
@@ -25,6 +24,7 @@ from pairsieve.pipelines.shard import Context, Shard
 from pairsieve.pipelines.sorted_runs import SLICE, read_run, write_run
 from pairsieve.pipelines.store import Store
 from pairsieve.pipelines.tasks import Tally, verdicts_name
+from pairsieve.pipelines.workshop import load, workshop
 from pairsieve.schemas import columns, uid
 from pairsieve.schemas.errors import AccountingError, DamagedFileError
 from pairsieve.schemas.run import DatasetFile, DatasetManifest

@@ -4,10 +4,7 @@ DuckDB groups 16 bytes a pair and key; what outgrows its memory limit goes to di
 about a minute on two cores (22 CPU-seconds for the counting).
 """
 
-import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Sequence
 
 import duckdb
 
@@ -18,11 +15,8 @@ from pairsieve.pipelines.shard import derived_name
 from pairsieve.pipelines.step import Step
 from pairsieve.pipelines.store import Store
 from pairsieve.pipelines.within import Each
+from pairsieve.pipelines.workshop import best_first, load, workshop
 from pairsieve.schemas import columns
-
-MEMORY = "4GB"
-FILES = 500
-"""Files of a query."""
 
 
 def group(store: Store, step: Step, each: Each = map) -> int:
@@ -70,7 +64,7 @@ def _picked(store: Store, step: Step, names: Sequence[str]) -> int:
 
 def _sql(key: str, order: str) -> str:
     """Add to ``lost`` every pair of ``pairs`` that shares a key with a better one."""
-    best = f"{order}, uid, shard, row" if order else "uid, shard, row"
+    best = best_first(order)
     key = key.replace('"', '""')
     return f"""
         INSERT INTO lost
@@ -94,25 +88,3 @@ def _write(store: Store, step: Step, con: duckdb.DuckDBPyConnection) -> int:
         store.write_table(derived_name(step.id, shard), table)
         count += table.num_rows
     return count
-
-
-def load(
-    con: duckdb.DuckDBPyConnection, table: str, files: Sequence[str], what: str = "*", where: str = "true"
-) -> None:
-    """A table from many Parquet files, a few at a time: DuckDB takes some kilobytes for each file of a query."""
-    for start in range(0, max(1, len(files)), FILES):
-        verb = f"INSERT INTO {table}" if start else f"CREATE TABLE {table} AS"
-        sql = f"{verb} SELECT {what} FROM read_parquet($files, hive_partitioning = false) WHERE {where}"
-        con.execute(sql, {"files": list(files[start : start + FILES])})
-
-
-@contextmanager
-def workshop(store: Store, memory: str = MEMORY) -> Iterator[duckdb.DuckDBPyConnection]:
-    """A DuckDB database on disk for the length of a step, bounded in memory, that can read the run."""
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        duckdb.connect(str(Path(folder) / "work.duckdb"), config={"memory_limit": memory}) as con,
-    ):
-        if not store.local:
-            con.register_filesystem(store.fs)
-        yield con

@@ -15,7 +15,6 @@ from typing import Any
 from pairsieve.filters._wordnet import Source
 from pairsieve.pipelines.engine import Engine, Needs
 from pairsieve.pipelines.engines import EngineName, Engines
-from pairsieve.pipelines.groups import workshop
 from pairsieve.pipelines.lock import locked
 from pairsieve.pipelines.metadata_inputs import Piece, TextFile, bundles, list_texts, pieces
 from pairsieve.pipelines.metadata_merge import MEMORY, Merged, MergePairs, MergeWords, Relabel, Run, stretches
@@ -29,6 +28,7 @@ from pairsieve.pipelines.metadata_wordnet import find_wordnet, wordnet_entries, 
 from pairsieve.pipelines.progress import Reporter, Silent
 from pairsieve.pipelines.storage_errors import explained
 from pairsieve.pipelines.store import Store, filesystem
+from pairsieve.pipelines.workshop import workshop
 from pairsieve.schemas.errors import MissingExtraError, UserError
 
 NEEDS = Needs(memory=MEMORY * 5 // 4, is_light=False)

@@ -16,9 +16,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from pairsieve.pipelines.groups import workshop
 from pairsieve.pipelines.metadata_ngrams import PARTS, parts, write_run
 from pairsieve.pipelines.store import Store
+from pairsieve.pipelines.workshop import workshop
 
 ROWS = 16 << 20
 """Rows of runs that are added up together."""

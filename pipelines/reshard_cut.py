@@ -11,10 +11,10 @@ import numpy as np
 import pyarrow as pa
 
 from pairsieve.pipelines.dataset import File
-from pairsieve.pipelines.groups import load, workshop
 from pairsieve.pipelines.reshard_spill import Taken
 from pairsieve.pipelines.reshard_subset import Subset
 from pairsieve.pipelines.store import Store
+from pairsieve.pipelines.workshop import load, workshop
 from pairsieve.schemas import uid
 
 NAMED = 3

@@ -23,6 +23,7 @@ from pairsieve.pipelines.passes import Chunk, stored_rows
 from pairsieve.pipelines.shard import Rows, Shard, at
 from pairsieve.pipelines.step import Step
 from pairsieve.pipelines.store import Store
+from pairsieve.pipelines.workshop import best_first
 from pairsieve.schemas import columns
 from pairsieve.schemas.errors import PairsieveError
 
@@ -138,7 +139,7 @@ class Pick:
             con.execute("SET threads = 1")
             small = table.select(names).append_column("pairsieve/at", pa.array(np.arange(len(table))))
             con.register("members", small)
-            by = ", ".join([f'"{GROUP}"', *([order] if order else []), "uid", "shard", "row"])
+            by = f'"{GROUP}", {best_first(order)}'
             ranked = con.sql(f'SELECT "pairsieve/at" FROM members ORDER BY {by}').to_arrow_table()["pairsieve/at"]
         return table.take(ranked.combine_chunks())
 

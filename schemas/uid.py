@@ -120,6 +120,16 @@ def item_hash(hashes: NDArray[np.uint64], items: NDArray[np.uint64]) -> NDArray[
     return _mix(hashes ^ _mix(items))
 
 
+def draw_seed(seed: int) -> int:
+    """The seed of a step that draws: none that a recipe's dataset order or ``random_sample`` may have."""
+    return 2**63 + seed
+
+
+def fractions(hashes: NDArray[np.uint64]) -> NDArray[np.float64]:
+    """Numbers in [0, 1) of 53 bits, so that each is exact in a double."""
+    return np.asarray((hashes >> np.uint64(11)) * 2.0**-53, np.float64)
+
+
 def _mix(value: NDArray[np.uint64]) -> NDArray[np.uint64]:
     with np.errstate(over="ignore"):
         value = value + np.uint64(0x9E3779B97F4A7C15)

@@ -1,0 +1,35 @@
+"""Group filters that keep the best pair by an expression of the user's."""
+
+from collections.abc import Mapping
+
+import pyarrow as pa
+from pydantic import Field
+
+from pairsieve.filters._expressions import check_type, columns_of, order_list
+from pairsieve.filters.base import GroupFilter, Threshold
+
+
+class Preferred(GroupFilter):
+    """The setting ``prefer`` with what follows from it.  ``check`` of a filter calls ``check_preferred``."""
+
+    prefer: Threshold[str] = Field(
+        "", description="DuckDB ORDER BY list; the first pair of a group is the best, ties go to the smallest uid"
+    )
+
+    def preferable(self, available: Mapping[str, pa.DataType]) -> dict[str, pa.DataType]:
+        """The columns that ``prefer`` may name."""
+        return dict(available)
+
+    def keep_inputs(self, available: Mapping[str, pa.DataType]) -> tuple[str, ...]:
+        if not self.prefer:
+            return ()
+        names = columns_of(self.prefer, self.preferable(available), order=True)
+        return tuple(name for name in names if name in available)
+
+    def check_preferred(self, available: Mapping[str, pa.DataType]) -> None:
+        """Refuse a ``prefer`` that is no list of expressions over these columns."""
+        if self.prefer:
+            check_type(self.prefer, self.preferable(available), order=True)
+
+    def order(self) -> str:
+        return order_list(self.prefer) if self.prefer else ""

@@ -1,0 +1,41 @@
+"""DuckDB for a step: a database on disk for its length, bounded in memory, and tables from many Parquet files."""
+
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import duckdb
+
+from pairsieve.pipelines.store import Store
+
+MEMORY = "4GB"
+FILES = 500
+"""Files of a query."""
+
+
+def best_first(order: str) -> str:
+    """A filter's ORDER BY list with what settles ties: the smallest uid, then the place in the pool."""
+    return f"{order}, uid, shard, row" if order else "uid, shard, row"
+
+
+def load(
+    con: duckdb.DuckDBPyConnection, table: str, files: Sequence[str], what: str = "*", where: str = "true"
+) -> None:
+    """A table from many Parquet files, a few at a time: DuckDB takes some kilobytes for each file of a query."""
+    for start in range(0, max(1, len(files)), FILES):
+        verb = f"INSERT INTO {table}" if start else f"CREATE TABLE {table} AS"
+        sql = f"{verb} SELECT {what} FROM read_parquet($files, hive_partitioning = false) WHERE {where}"
+        con.execute(sql, {"files": list(files[start : start + FILES])})
+
+
+@contextmanager
+def workshop(store: Store, memory: str = MEMORY) -> Iterator[duckdb.DuckDBPyConnection]:
+    """A DuckDB database on disk for the length of a step, bounded in memory, that can read the run."""
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        duckdb.connect(str(Path(folder) / "work.duckdb"), config={"memory_limit": memory}) as con,
+    ):
+        if not store.local:
+            con.register_filesystem(store.fs)
+        yield con
