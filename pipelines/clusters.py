@@ -7,7 +7,7 @@ best pair, until a round links nothing: so a second run over what stays drops no
 depends on ranks and keys alone.
 
 One process; memory is 40 bytes a pair, 16 to 32 a comparison, a key's column at a time, and the columns to compare.
-At most 2^32 pairs that have keys.
+At most 2^32 pairs that have keys.  What does not fit is for ``clusters_apart``, which finds the same.
 """
 
 from collections.abc import Iterator, Sequence
@@ -36,7 +36,7 @@ KEY = "pairsieve/key/{}"
 
 def write_keys(shard: Shard, step: Step, rows: Rows, name: str) -> None:
     """Write the keys of some rows as a work file, a column each, with what ranking and comparing need."""
-    made = _filter(step)
+    made = filter_of(step)
     stored = {own: there for own, (there, _) in step.writes.items()}
     keys = at(shard.heavy(stored[made.key_column], 0, shard.record.rows), rows)
     rows, keys = rows[pc.is_valid(keys).to_numpy(zero_copy_only=False)], keys.drop_null()
@@ -65,6 +65,18 @@ def _spread(keys: pa.Array) -> Iterator[pa.Array]:
         yield pa.array(picked, mask=~has)
 
 
+def size(store: Store, names: Sequence[str]) -> int:
+    """Bytes that ``cluster`` takes at least: comparisons come on top."""
+    found = 0
+    for name in names:
+        with store.parquet(name) as file:
+            groups = [file.metadata.row_group(i) for i in range(file.num_row_groups)]
+            leaves = [group.column(k) for group in groups for k in range(group.num_columns)]
+            compared = [leaf for leaf in leaves if leaf.path_in_schema.startswith("pairsieve/compared/")]
+            found += 104 * file.metadata.num_rows + sum(leaf.total_uncompressed_size for leaf in compared)
+    return found
+
+
 def cluster(store: Store, step: Step, names: Sequence[str], order: str) -> int:
     """Write ``derived/<step>/`` from work files; gives the number of pairs that lose."""
     work = _Work.open(store, step, names)
@@ -73,7 +85,8 @@ def cluster(store: Store, step: Step, names: Sequence[str], order: str) -> int:
     return _write(store, step, work, rank, parent)
 
 
-def _filter(step: Step) -> NearFilter:
+def filter_of(step: Step) -> NearFilter:
+    """The step's filter."""
     assert isinstance(step.filter, NearFilter)
     return step.filter
 
@@ -177,12 +190,16 @@ def _alike(step: Step, compared: dict[str, pa.Array], one: Ids, other: Ids) -> N
     for start in range(0, len(one), COMPARED):
         ends = [pa.array(some[start : start + COMPARED]) for some in (one, other)]
         batches = [pa.record_batch({name: values.take(end) for name, values in compared.items()}) for end in ends]
-        found.append(np.asarray(_filter(step).alike(*batches)))
-        if found[-1].shape != (len(ends[0]),) or found[-1].dtype != np.bool_:
-            raise PairsieveError(
-                f"{step.id}: alike() must give bool[{len(ends[0])}], not {found[-1].dtype}{found[-1].shape}"
-            )
+        found.append(alike(step, *batches))
     return np.concatenate(found)
+
+
+def alike(step: Step, one: pa.RecordBatch, other: pa.RecordBatch) -> NDArray[np.bool_]:
+    """What the filter says of some links; raises ``PairsieveError`` where it says something else."""
+    found = np.asarray(filter_of(step).alike(one, other))
+    if found.shape != (len(one),) or found.dtype != np.bool_:
+        raise PairsieveError(f"{step.id}: alike() must give bool[{len(one)}], not {found.dtype}{found.shape}")
+    return found
 
 
 def _write(store: Store, step: Step, work: _Work, rank: Ids, parent: Ids) -> int:

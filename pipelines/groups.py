@@ -9,14 +9,16 @@ from collections.abc import Sequence
 import duckdb
 
 from pairsieve.filters.base import GroupFilter, NearFilter, WithinFilter
-from pairsieve.pipelines import within
-from pairsieve.pipelines.clusters import cluster
+from pairsieve.pipelines import clusters, clusters_apart, machine, within
+from pairsieve.pipelines.exchange import Each
 from pairsieve.pipelines.shard import derived_name
 from pairsieve.pipelines.step import Step
 from pairsieve.pipelines.store import Store
-from pairsieve.pipelines.within import Each
-from pairsieve.pipelines.workshop import best_first, load, workshop
+from pairsieve.pipelines.workshop import best_first, by_shard, load, workshop
 from pairsieve.schemas import columns
+
+CLUSTERS_SHARE = 0.25
+"""Of this machine's memory: as much as clusters may take here by their estimate, of which they take up to twice."""
 
 
 def group(store: Store, step: Step, each: Each = map) -> int:
@@ -30,7 +32,7 @@ def group(store: Store, step: Step, each: Each = map) -> int:
     if not names:
         return 0
     if isinstance(step.filter, NearFilter):
-        count = cluster(store, step, names, step.filter.order())
+        count = _clustered(store, step, names, each)
     elif isinstance(step.filter, WithinFilter):
         count = _picked(store, step, within.pick(store, step, names, each))
     else:
@@ -51,6 +53,15 @@ def _by_keys(store: Store, step: Step, names: Sequence[str]) -> int:
             con.execute(_sql(key, step.filter.order()), {"reason": reason})
             con.execute("DELETE FROM pairs WHERE (shard, row) IN (SELECT (shard, row) FROM lost)")
         return _write(store, step, con)
+
+
+def _clustered(store: Store, step: Step, names: Sequence[str], each: Each) -> int:
+    """Pairs that are alike: in this process where they fit, else in tasks."""
+    assert isinstance(step.filter, NearFilter)
+    if clusters.size(store, names) <= machine.memory() * CLUSTERS_SHARE:
+        return clusters.cluster(store, step, names, step.filter.order())
+    found = clusters_apart.cluster(store, step, names, step.filter.order(), each, clusters_apart.LIMITS)
+    return _picked(store, step, found)
 
 
 def _picked(store: Store, step: Step, names: Sequence[str]) -> int:
@@ -80,11 +91,8 @@ def _sql(key: str, order: str) -> str:
 
 
 def _write(store: Store, step: Step, con: duckdb.DuckDBPyConnection) -> int:
-    shards = [shard for (shard,) in con.execute("SELECT DISTINCT shard FROM lost ORDER BY shard").fetchall()]
     count = 0
-    for shard in shards:
-        table = con.sql(f"SELECT * FROM lost WHERE shard = {shard} ORDER BY row").to_arrow_table()
-        table = table.cast(columns.DERIVED)
-        store.write_table(derived_name(step.id, shard), table)
+    for shard, table in by_shard(con.sql("SELECT * FROM lost ORDER BY shard, row")):
+        store.write_table(derived_name(step.id, shard), table.cast(columns.DERIVED))
         count += table.num_rows
     return count

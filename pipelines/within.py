@@ -5,7 +5,7 @@ shards' files, ranked and given to the filter, in as many workers as there are. 
 ranks alone.  Bytes are those of the columns to compare, written and read once.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import pairwise
@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from pairsieve.filters.base import WithinFilter
+from pairsieve.pipelines.exchange import Each
 from pairsieve.pipelines.passes import Chunk, stored_rows
 from pairsieve.pipelines.shard import Rows, Shard, at
 from pairsieve.pipelines.step import Step
@@ -31,8 +32,6 @@ GROUP = "pairsieve/group"
 STRETCH_BYTES = 256_000_000
 """Bytes of a stretch of groups, as they lie in memory; a larger group is a stretch of its own."""
 PAGE_BYTES = 2_000_000
-Each = Callable[[Callable[["Stretch"], str | None], Sequence["Stretch"]], Iterator[str | None]]
-"""Runs a task on many items, in whatever processes."""
 
 
 @dataclass(frozen=True)

@@ -3,15 +3,20 @@
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 
 import duckdb
+import numpy as np
+import pyarrow as pa
 
 from pairsieve.pipelines.store import Store
 
 MEMORY = "4GB"
 FILES = 500
 """Files of a query."""
+STREAMED = 1_000_000
+"""Rows of a result that are held at once."""
 
 
 def best_first(order: str) -> str:
@@ -27,6 +32,20 @@ def load(
         verb = f"INSERT INTO {table}" if start else f"CREATE TABLE {table} AS"
         sql = f"{verb} SELECT {what} FROM read_parquet($files, hive_partitioning = false) WHERE {where}"
         con.execute(sql, {"files": list(files[start : start + FILES])})
+
+
+def by_shard(ordered: duckdb.DuckDBPyRelation) -> Iterator[tuple[int, pa.Table]]:
+    """The rows of each shard, of a relation that is ordered by ``shard``."""
+    held = list[pa.RecordBatch]()
+    for batch in ordered.to_arrow_reader(STREAMED):
+        shard = batch["shard"].to_numpy()
+        for first, last in pairwise([0, *(np.flatnonzero(np.diff(shard)) + 1), len(shard)]):
+            if held and last > first and held[-1]["shard"][0].as_py() != shard[first]:
+                yield held[0]["shard"][0].as_py(), pa.Table.from_batches(held)
+                held = []
+            held += [batch.slice(first, last - first)] if last > first else []
+    if held:
+        yield held[0]["shard"][0].as_py(), pa.Table.from_batches(held)
 
 
 @contextmanager

@@ -1,0 +1,376 @@
+"""Clusters of pairs that are alike, as ``clusters`` finds them, where they do not fit into one process.
+
+The same rounds, in tasks that hold one part each.  Ranks come from one sort of the driver's DuckDB, on disk; pairs
+are then cut into blocks of consecutive ranks, keys into parts of equal keys.  A round: each part links its keys'
+members; links go to the block of their better end, lose repetitions and take up what is compared; then to
+the block of the other end, where the filter confirms them; ``components`` hangs clusters on their best.  Later rounds
+look only at keys that lost a member in the round before: the others would give the same links.
+
+Costs the run's storage some three times the keys and compared columns, for as long as the step takes.  What must
+fit into a worker: the members of one key, 40 bytes each.  The driver holds a bit a pair.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from pairsieve.pipelines import components
+from pairsieve.pipelines.clusters import COMPARED, KEY, alike
+from pairsieve.pipelines.exchange import Each, Part, parts, read, receive, send, write
+from pairsieve.pipelines.step import Step
+from pairsieve.pipelines.store import Store
+from pairsieve.pipelines.workshop import best_first, by_shard, load, workshop
+from pairsieve.schemas import columns
+
+Ids = NDArray[np.int64]
+HEAD = ("uid", "shard", "row")
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Bytes that a task may hold, about; links whose components one process finds."""
+
+    part_bytes: int = 256_000_000
+    together: int = components.TOGETHER
+
+
+LIMITS = Limits()
+
+
+@dataclass(frozen=True)
+class Cut:
+    """How pairs and keys are cut: ranks into blocks; each place of the lists of keys into parts by key."""
+
+    rows: int
+    part_bytes: int
+    block_rows: int
+    places: int
+    parts_each: int
+
+    @property
+    def blocks(self) -> int:
+        """Blocks of consecutive ranks."""
+        return -(-self.rows // self.block_rows)
+
+    @property
+    def key_parts(self) -> int:
+        """Parts of keys."""
+        return self.places * self.parts_each
+
+    def key_part(self, place: int, keys: NDArray[np.uint64]) -> Ids:
+        """The part of each key at a place."""
+        mixed = (keys ^ (keys >> np.uint64(32))) * np.uint64(0x9E3779B97F4A7C15)
+        return place * self.parts_each + ((mixed >> np.uint64(33)) % np.uint64(self.parts_each)).astype(np.int64)
+
+
+@dataclass(frozen=True)
+class Apart:
+    """The work of a step: where its files are and how they are cut."""
+
+    store: Store
+    step: Step
+    cut: Cut
+
+    @property
+    def folder(self) -> str:
+        """The step's work files."""
+        return f"_work/{self.step.id}"
+
+    def first(self, block: int) -> int:
+        """The first rank of a block."""
+        return block * self.cut.block_rows
+
+    def block(self, folder: str, part: Part) -> pa.Table:
+        """The rows of a block, by rank."""
+        table = receive(self.store, f"{self.folder}/{folder}", part.index)
+        return table.take(pa.array(np.argsort(table["rank"].to_numpy(), kind="stable"))).combine_chunks()
+
+    def send(self, name: str, rows: pa.Table, ranks: Ids) -> None:
+        """Send rows to the blocks of some ranks."""
+        send(self.store, f"{self.folder}/{name}.arrow", rows, ranks // self.cut.block_rows, self.cut.blocks)
+
+
+def cluster(store: Store, step: Step, names: Sequence[str], order: str, each: Each, limits: Limits) -> list[str]:
+    """Work files with the pairs that lose, of ``columns.DERIVED``."""
+    files = [_File(i, name, rows, size) for i, (name, rows, size) in enumerate(_sized(store, names)) if rows]
+    if not files:
+        return []
+    work = Apart(store, step, _cut(store, files, limits.part_bytes))
+    _rank(work, files, order)
+    list(each(_Spread(work), files))
+    stars, lost, turn = list[str](), _Lost(work.cut.rows), 0
+    while True:
+        found, count = _round(work, each, turn)
+        folder, links = f"{work.folder}/hang{turn}", count + len(lost)
+        hung = components.hang(store, folder, stars + found, links, each, limits.together, limits.part_bytes // 32)
+        if not lost.add(_losers(store, hung)):
+            return _written(work, stars, each)
+        stars, turn = hung, turn + 1
+        store.write(f"{work.folder}/lost{turn}.bits", lost.packed())
+
+
+@dataclass(frozen=True)
+class _File:
+    """A work file: pairs of a shard, and bytes in memory."""
+
+    index: int
+    name: str
+    rows: int
+    size: int
+
+
+class _Lost:
+    """Which pairs have lost: a bit each."""
+
+    def __init__(self, rows: int) -> None:
+        """None yet."""
+        self._bits, self._count = np.zeros(rows, np.bool_), 0
+
+    def add(self, ranks: Iterator[Ids]) -> int:
+        """How many of them are new."""
+        for some in ranks:
+            self._bits[some] = True
+        before, self._count = self._count, int(np.count_nonzero(self._bits))
+        return self._count - before
+
+    def __len__(self) -> int:
+        """How many have lost."""
+        return self._count
+
+    def packed(self) -> bytes:
+        """The bits."""
+        return np.packbits(self._bits, bitorder="little").tobytes()
+
+
+def _sized(store: Store, names: Sequence[str]) -> Iterator[tuple[str, int, int]]:
+    for name in names:
+        with store.parquet(name) as file:
+            groups = [file.metadata.row_group(i) for i in range(file.num_row_groups)]
+            yield name, file.metadata.num_rows, sum(group.total_byte_size for group in groups)
+
+
+def _cut(store: Store, files: Sequence[_File], part_bytes: int) -> Cut:
+    rows, size = sum(f.rows for f in files), sum(f.size for f in files)
+    places = max(_places(store, file.name) for file in files)
+    blocks = max(1, -(-size // part_bytes))
+    return Cut(rows, part_bytes, -(-rows // blocks), places, max(1, -(-40 * rows // part_bytes)))
+
+
+def _places(store: Store, name: str) -> int:
+    with store.parquet(name) as file:
+        return sum(str(column).startswith(KEY.format("")) for column in file.schema_arrow.names)
+
+
+def _rank(work: Apart, files: Sequence[_File], order: str) -> None:
+    """Write each shard's ranks, in the order of its rows."""
+    names = dict.fromkeys((*HEAD, *work.step.keep_reads))
+    what = ", ".join('"' + name.replace('"', '""') + '"' for name in names)
+    with workshop(work.store) as con:
+        load(con, "pairs", [work.store.url(file.name) for file in files], what)
+        con.execute(f"CREATE TABLE ranked AS SELECT shard, row FROM pairs ORDER BY {best_first(order)}")
+        con.execute("DROP TABLE pairs")
+        ranked = con.sql("SELECT shard, rowid AS rank FROM ranked ORDER BY shard, row")
+        for shard, table in by_shard(ranked):
+            write(work.store, f"{work.folder}/rank/{shard:05d}.arrow", table.select(["rank"]))
+
+
+@dataclass(frozen=True)
+class _Spread:
+    """Send a shard's pairs to the blocks of their ranks, and their keys to the parts of keys."""
+
+    work: Apart
+
+    def __call__(self, item: _File) -> None:
+        with self.work.store.parquet(item.name) as file:
+            table = file.read(use_threads=False).sort_by("row")
+        shard = table["shard"][0].as_py()
+        rank = read(self.work.store, f"{self.work.folder}/rank/{shard:05d}.arrow")["rank"].to_numpy()
+        ranks = pa.table({"rank": rank})
+        head = table.select(list(HEAD)).append_column("rank", ranks["rank"])
+        self.work.send(f"head/{shard:05d}", head.cast(_wide(head.schema)), rank)
+        prefix = "pairsieve/compared/"
+        for name in (n for n in table.schema.names if n.startswith(prefix)):
+            ranks = ranks.append_column(name.removeprefix(prefix), table[name])
+        self.work.send(f"compared/{shard:05d}", ranks.cast(_wide(ranks.schema)), rank)
+        self._send_keys(shard, table, rank)
+
+    def _send_keys(self, shard: int, table: pa.Table, rank: Ids) -> None:
+        keys, ranks, to = [np.zeros(0, np.uint64)], [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
+        for place in range(self.work.cut.places):
+            if KEY.format(place) in table.schema.names:
+                column = table[KEY.format(place)]
+                ranks.append(rank[pc.is_valid(column).to_numpy()])
+                keys.append(column.drop_null().to_numpy())
+                to.append(self.work.cut.key_part(place, keys[-1]))
+        rows = pa.table({"key": np.concatenate(keys), "rank": np.concatenate(ranks)})
+        name = f"{self.work.folder}/keys/{shard:05d}.arrow"
+        send(self.work.store, name, rows, np.concatenate(to), self.work.cut.key_parts)
+
+
+def _wide(schema: pa.Schema) -> pa.Schema:
+    """With strings of 64-bit offsets: a block may hold more than 2 GB of them."""
+    return pa.schema([f.with_type(pa.large_string()) if pa.types.is_string(f.type) else f for f in schema])
+
+
+def _round(work: Apart, each: Each, turn: int) -> tuple[list[str], int]:
+    """Files of links that the filter confirms, and their number."""
+    blocks = parts(work.cut.blocks)
+    list(each(_Link(work, turn), parts(work.cut.key_parts)))
+    list(each(_Attach(work, turn), blocks))
+    work.store.remove(f"{work.folder}/links{turn}")
+    count = sum(each(_Confirm(work, turn), blocks))
+    work.store.remove(f"{work.folder}/ends{turn}")
+    return [f"{work.folder}/found{turn}/{part.index:05d}.arrow" for part in blocks], count
+
+
+@dataclass(frozen=True)
+class _Link:
+    """Link the members of each key of a part: to the best of them, and to the one before."""
+
+    work: Apart
+    turn: int
+
+    def __call__(self, part: Part) -> None:
+        table = receive(self.work.store, f"{self.work.folder}/keys", part.index)
+        order = np.argsort(table["rank"].to_numpy())
+        keys, ranks = table["key"].to_numpy()[order], table["rank"].to_numpy()[order]
+        if self.turn:
+            keys, ranks = self._touched(keys, ranks)
+        one, other = link(keys, ranks)
+        rows = pa.table({"one": one, "other": other})
+        self.work.send(f"links{self.turn}/{part.index:05d}", rows, one)
+
+    def _touched(self, keys: NDArray[np.uint64], ranks: Ids) -> tuple[NDArray[np.uint64], Ids]:
+        """The members that are left of keys that lost one in the round before."""
+        now = self._lost(self.turn, ranks)
+        before = self._lost(self.turn - 1, ranks) if self.turn > 1 else np.zeros(len(ranks), np.bool_)
+        chosen = ~now & np.isin(keys, np.unique(keys[now & ~before]))
+        return keys[chosen], ranks[chosen]
+
+    def _lost(self, turn: int, ranks: Ids) -> NDArray[np.bool_]:
+        bits = np.frombuffer(self.work.store.read(f"{self.work.folder}/lost{turn}.bits"), np.uint8)
+        return np.asarray(bits[ranks >> 3] >> (ranks & 7).astype(np.uint8) & 1, np.bool_)
+
+
+def link(keys: NDArray[np.uint64], ranks: Ids) -> tuple[Ids, Ids]:
+    """Links between members of equal keys; ``ranks`` ascend."""
+    from pairsieve.filters import _links
+
+    ids, size = np.arange(len(keys)), 1 << max(4, (2 * len(keys)).bit_length())
+    slots, firsts, lasts = np.empty(size, np.uint64), np.full(size, -1, np.int64), np.empty(size, np.int64)
+    one, other = np.empty(2 * len(ids), np.int64), np.empty(2 * len(ids), np.int64)
+    count = _links.link(np.ascontiguousarray(keys), ids, ids, slots, firsts, lasts, one, other)
+    return ranks[one[:count]], ranks[other[:count]]
+
+
+@dataclass(frozen=True)
+class _Attach:
+    """Give the links of a block's pairs what is compared of them, each link once, and send them to their other ends."""
+
+    work: Apart
+    turn: int
+
+    def __call__(self, part: Part) -> None:
+        links = receive(self.work.store, f"{self.work.folder}/links{self.turn}", part.index)
+        one, other = components.once(links["one"].to_numpy(), links["other"].to_numpy())
+        own = self.work.block("compared", part).drop_columns("rank")
+        size = max(1, self.work.cut.part_bytes * max(1, len(own)) // max(1, 2 * own.nbytes))
+        for i, start in enumerate(range(0, max(1, len(one)), size)):
+            chosen = slice(start, start + size)
+            rows = own.take(pa.array(one[chosen] - self.work.first(part.index)))
+            ends = {"pairsieve/one": one[chosen], "pairsieve/other": other[chosen]}
+            rows = pa.table({**ends, **{name: rows[name] for name in rows.schema.names}})
+            self.work.send(f"ends{self.turn}/{part.index:05d}-{i:03d}", rows, other[chosen])
+
+
+@dataclass(frozen=True)
+class _Confirm:
+    """Ask the filter which links of a block's pairs hold, write these, and give their number."""
+
+    work: Apart
+    turn: int
+
+    def __call__(self, part: Part) -> int:
+        ends = receive(self.work.store, f"{self.work.folder}/ends{self.turn}", part.index)
+        one, other = ends["pairsieve/one"].to_numpy(), ends["pairsieve/other"].to_numpy()
+        own = self.work.block("compared", part).drop_columns("rank")
+        place, theirs = other - self.work.first(part.index), ends.select(own.schema.names)
+        holds = [np.zeros(0, np.bool_)]
+        for start in range(0, len(one), COMPARED):
+            mine = own.take(pa.array(place[start : start + COMPARED]))
+            holds.append(alike(self.work.step, _record(theirs.slice(start, COMPARED)), _record(mine)))
+        found = np.concatenate(holds)
+        table = pa.table({"one": one[found], "other": other[found]})
+        write(self.work.store, f"{self.work.folder}/found{self.turn}/{part.index:05d}.arrow", table)
+        return len(table)
+
+
+def _record(table: pa.Table) -> pa.RecordBatch:
+    return table.combine_chunks().to_batches()[0]
+
+
+def _losers(store: Store, stars: Sequence[str]) -> Iterator[Ids]:
+    for name in stars:
+        yield read(store, name)["other"].to_numpy()
+
+
+def _written(work: Apart, stars: Sequence[str], each: Each) -> list[str]:
+    """Work files of the pairs that hang on another."""
+    list(each(_ToBest(work), [_Stars(i, name) for i, name in enumerate(stars)]))
+    if not stars:
+        return []
+    blocks = parts(work.cut.blocks)
+    list(each(_TakeUid(work), blocks))
+    return list(each(_Write(work), blocks))
+
+
+@dataclass(frozen=True)
+class _Stars:
+    index: int
+    name: str
+
+
+@dataclass(frozen=True)
+class _ToBest:
+    """Send a file's pairs that lose to the blocks of those they hang on."""
+
+    work: Apart
+
+    def __call__(self, item: _Stars) -> None:
+        rows = read(self.work.store, item.name)
+        self.work.send(f"best/{item.index:05d}", rows, rows["one"].to_numpy())
+
+
+@dataclass(frozen=True)
+class _TakeUid:
+    """Send the uids of a block's best pairs to the blocks of those that hang on them."""
+
+    work: Apart
+
+    def __call__(self, part: Part) -> None:
+        rows = receive(self.work.store, f"{self.work.folder}/best", part.index)
+        uid = self.work.block("head", part)["uid"]
+        best = pa.array(rows["one"].to_numpy() - self.work.first(part.index))
+        rows = rows.append_column("uid", uid.take(best))
+        self.work.send(f"uids/{part.index:05d}", rows, rows["other"].to_numpy())
+
+
+@dataclass(frozen=True)
+class _Write:
+    """Write a block's pairs that lose; gives the file."""
+
+    work: Apart
+
+    def __call__(self, part: Part) -> str:
+        rows = receive(self.work.store, f"{self.work.folder}/uids", part.index)
+        head = self.work.block("head", part)
+        lost = head.take(pa.array(rows["other"].to_numpy() - self.work.first(part.index)))
+        lost = lost.select(list(HEAD)).append_column("duplicate_of", rows["uid"])
+        reason = pa.repeat(pa.scalar(next(iter(self.work.step.keys.values()))), len(lost))
+        name = f"{self.work.folder}/picked/{part.index:05d}.parquet"
+        self.work.store.write_table(name, lost.append_column("duplicate_by", reason).cast(columns.DERIVED))
+        return name
