@@ -6,8 +6,9 @@ Captions are synthetic: 10 to 20 words with Zipf's frequencies (exponent 1.05, 6
 a fifth are copies of originals, some of which have very many: equal (20 %), in another case and with a mark (10 %),
 with one (30 %), two (20 %) or three (10 %) words exchanged, left out or put in, or cut off (10 %).  Every contender is
 a fresh process and gets captions that are normal already, so that all compare the same sets; ``run`` is the command,
-from Parquet to verdicts, start-up included.  CPU-seconds are user and system, without imports and reading for all but
-``run``; MB is the largest resident size.
+from Parquet to verdicts, start-up included, and ``parts`` the same with clusters found in parts, as where they do not
+fit into one process.  CPU-seconds are user and system, without imports and reading for all but
+these; MB is the largest resident size.
 
 ``sorted`` has our keys and questions, and links by sorting each band.  Of peers datasketch has its own optimal
 bands; rensa has 16.  Truth are all pairs at the threshold, found through their rarest words or shingles.
@@ -51,7 +52,7 @@ def main() -> None:
     asked.add_argument("--rows", type=int, default=1_000_000)
     asked.add_argument("--peer-rows", type=int, default=200_000)
     asked.add_argument("--shingles", choices=["words", "characters"], default="words")
-    asked.add_argument("--only", default="signatures,ours,sorted,rensa,rensa-greedy,datasketch,run")
+    asked.add_argument("--only", default="signatures,ours,sorted,rensa,rensa-greedy,datasketch,run,parts")
     asked.add_argument("--child")
     asked.add_argument("--folder")
     chosen = asked.parse_args()
@@ -65,7 +66,7 @@ def main() -> None:
         if "signatures" in names:
             said(Path(name), "signatures", min(chosen.rows, 10 * SIGNED), chosen.shingles)
         for contender in [one for one in names if one != "signatures"]:
-            peer = contender not in ("ours", "sorted", "run")
+            peer = contender not in ("ours", "sorted", "run", "parts")
             sizes = {min(chosen.rows, chosen.peer_rows), chosen.rows} - ({chosen.rows} if peer else set())
             for rows in sorted(sizes or {min(chosen.rows, chosen.peer_rows)}):
                 said(Path(name), contender, rows, chosen.shingles)
@@ -77,8 +78,8 @@ def said(folder: Path, contender: str, rows: int, shingles: str) -> None:
     if not pool.exists():
         pool.mkdir()
         write(pool / "pool.parquet", rows)
-    if contender == "run":
-        print(f"{contender:<12} {rows:>10,}  {command(pool, rows, shingles)}", flush=True)
+    if contender in ("run", "parts"):
+        print(f"{contender:<12} {rows:>10,}  {command(pool, rows, shingles, contender == 'parts')}", flush=True)
         return
     asked = ["--child", contender, "--folder", str(pool), "--shingles", shingles]
     done = subprocess.run([sys.executable, __file__, *asked], check=True, capture_output=True, text=True)
@@ -333,7 +334,7 @@ def rate(what: Callable[[], object], rows: int, times: int = 5) -> float:
     return rows / min(took)
 
 
-def command(folder: Path, rows: int, shingles: str) -> str:
+def command(folder: Path, rows: int, shingles: str, in_parts: bool) -> str:
     """The whole command, in a process of its own: CPU of it and its children, the largest of them."""
     recipe = {
         "pool": {"urls": {"path": str(folder / "pool.parquet"), "shard_rows": 500_000}},
@@ -342,6 +343,8 @@ def command(folder: Path, rows: int, shingles: str) -> str:
     (folder / "recipe.json").write_text(json.dumps(recipe))
     code = (
         "import json, resource, sys\nfrom pathlib import Path\nfrom pairsieve.pipelines.run import run\n"
+        "from pairsieve.pipelines import groups\n"
+        "groups.CLUSTERS_SHARE = float(sys.argv[3])\n"
         "made = json.loads(Path(sys.argv[1]).read_text())\n"
         "found = run(made, Path(sys.argv[2]), workers=1)\n"
         "used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]\n"
@@ -349,7 +352,7 @@ def command(folder: Path, rows: int, shingles: str) -> str:
         "print(json.dumps([took, max(u.ru_maxrss for u in used) / 1024, found.kept]))"
     )
     with TemporaryDirectory() as out:
-        asked = [sys.executable, "-c", code, str(folder / "recipe.json"), f"{out}/run"]
+        asked = [sys.executable, "-c", code, str(folder / "recipe.json"), f"{out}/run", "0" if in_parts else "1"]
         done = subprocess.run(asked, check=True, capture_output=True, text=True)
     took, most, kept = json.loads(done.stdout.strip().splitlines()[-1])
     return f"{figures(rows, took, most)} {'':<12} {rows - kept:>8,} went"
