@@ -17,7 +17,7 @@ check: .venv/.installed
 	.venv/bin/lint-imports
 
 bench: .venv/.installed
-	$(VENV) tests/benchmarks/engine.py
+	$(VENV) -m tests.benchmarks.engine
 
 wheel: .venv/.installed
 	$(VENV) -m build --wheel --outdir dist

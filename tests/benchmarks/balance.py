@@ -1,7 +1,7 @@
 """metadata_balance over synthetic match lists: CPU a row, peak memory, and the same pairs from any shards.
 
-    python tests/benchmarks/balance.py [--rows 100000000] [--folder DIR] [--engine]
-    python tests/benchmarks/balance.py --paper 4000000
+    python -m tests.benchmarks.balance [--rows 100000000] [--folder DIR] [--engine]
+    python -m tests.benchmarks.balance --paper 4000000
 
 Writes Parquet shards of uid and matched_entries (Zipfian over 500,000 entries, 5 ids a row, 2 % without any) to a
 folder that it removes, 0.06 GB a million rows.  Two processes play the engine at filter level: they read batches

@@ -1,6 +1,6 @@
 """Kill a run of the demo's size at 30 seeded points, a directory each, resume it and compare every byte.
 
-    python tests/benchmarks/chaos.py [pairs]
+    python -m tests.benchmarks.chaos [pairs]
 
 The points and the way they strike are those of ``tests/pipelines/test_chaos.py``, where five directories take
 six strikes each.  Exit code 0 if all points hold, else 1.  About 10 minutes on two cores.
@@ -11,8 +11,6 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from tests.support_chaos import TABLE, Point, Reference, World, punish, reference, world
 

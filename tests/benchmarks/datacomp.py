@@ -1,7 +1,7 @@
 """DataComp's baselines: CPU-seconds and memory of whole processes, against the same rules with the usual libraries.
 
-    python tests/benchmarks/datacomp.py [rows]     every recipe over a generated pool (1,000,000 pairs)
-    python tests/benchmarks/datacomp.py --large    score-only recipes over 1 M, 16 M and 128 M pairs (5 GB of disk)
+    python -m tests.benchmarks.datacomp [rows]     every recipe over a generated pool (1,000,000 pairs)
+    python -m tests.benchmarks.datacomp --large    score-only recipes over 1 M, 16 M and 128 M pairs (5 GB of disk)
 
 The pool has DataComp's schema in files of 250,000 pairs (500,000 with --large); captions are made of those that
 the Debian package tuxpaint-stamps-default holds in 78 languages, 59 % English, some 7 words each.  ``by hand`` is one
@@ -193,7 +193,7 @@ def scores(rng: np.random.Generator, count: int) -> dict[str, Any]:
 
 def by_hand(data: Path, recipe: str) -> float:
     """Pairs a CPU-second of the rule in plain Python with its libraries, on a twentieth of the pool."""
-    command = [sys.executable, __file__, "--hand", recipe, str(data)]
+    command = [sys.executable, "-m", "tests.benchmarks.datacomp", "--hand", recipe, str(data)]
     said = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
     return float(json.loads(said))
 
@@ -228,7 +228,6 @@ Test = Callable[..., Any]
 def _english() -> Callable[[str], bool]:
     import fasttext
 
-    sys.path.insert(0, str(Path(__file__).parents[2]))
     from tests.support_baselines import packaged_model
 
     model = fasttext.load_model(str(packaged_model()))

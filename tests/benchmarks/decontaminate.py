@@ -1,7 +1,7 @@
 """Decontamination against bare matrix products, and captions per CPU-second.
 
-    python tests/benchmarks/decontaminate.py embeddings [vectors] [references] [width]
-    python tests/benchmarks/decontaminate.py captions [captions] [references]
+    python -m tests.benchmarks.decontaminate embeddings [vectors] [references] [width]
+    python -m tests.benchmarks.decontaminate captions [captions] [references]
 
 The bare products are torch's and numpy's of the same float32 matrices, in the same blocks and in one thread, with
 the greatest of each row; captions are synthetic, 5 to 30 words of a Zipf vocabulary, a tenth of them of the references.

@@ -1,6 +1,6 @@
 """Near duplicates of captions: signatures, and whole deduplications, against datasketch, rensa and sorting.
 
-    python tests/benchmarks/dedup.py [--rows 1000000] [--peer-rows 200000] [--shingles words] [--only ours,run]
+    python -m tests.benchmarks.dedup [--rows 1000000] [--peer-rows 200000] [--shingles words] [--only ours,run]
 
 Captions are synthetic: 10 to 20 words with Zipf's frequencies (exponent 1.05, 60,000 words, some accented or Chinese);
 a fifth are copies of originals, some of which have very many: equal (20 %), in another case and with a mark (10 %),
@@ -82,7 +82,9 @@ def said(folder: Path, contender: str, rows: int, shingles: str) -> None:
         print(f"{contender:<12} {rows:>10,}  {command(pool, rows, shingles, contender == 'parts')}", flush=True)
         return
     asked = ["--child", contender, "--folder", str(pool), "--shingles", shingles]
-    done = subprocess.run([sys.executable, __file__, *asked], check=True, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.benchmarks.dedup", *asked], check=True, capture_output=True, text=True
+    )
     print(f"{contender:<12} {rows:>10,}  " + done.stdout.strip().replace("\n", "\n" + " " * 25), flush=True)
 
 

@@ -1,6 +1,6 @@
 """What the engine itself costs: CPU-seconds against plain pyarrow, per shard and pass, and the driver's memory.
 
-    python tests/benchmarks/engine.py [rows]
+    python -m tests.benchmarks.engine [rows]
 
 Overhead: pairsieve and hand-written scripts read one Parquet list with uids, count words, take shape and
 score, find the exact top 30 % of the pool, and write what they measured, a reason for every dropped pair, and

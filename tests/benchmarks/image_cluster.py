@@ -1,6 +1,6 @@
 """Assignment to centroids against a bare matrix product of the same shape: CPU-seconds of one run.
 
-    python tests/benchmarks/image_cluster.py [vectors] [centroids] [width]
+    python -m tests.benchmarks.image_cluster [vectors] [centroids] [width]
 
 The bare product has the same blocks and one thread, and its result is thrown away.
 """

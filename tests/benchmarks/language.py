@@ -1,6 +1,6 @@
 """What languages cost and how often they are right, beside the libraries themselves, on captions in 78 languages.
 
-    PYTHONPATH=. python tests/benchmarks/language.py [repeats]
+    PYTHONPATH=. python -m tests.benchmarks.language [repeats]
 
 The captions are those of the Debian package tuxpaint-stamps-default: 19 characters on average, and the same joined
 and cut to 50.  CPU time of one process, best of the repeats; each library right after ours, on the same captions.

@@ -1,6 +1,6 @@
 """What matching with 500,000 entries costs, beside pyahocorasick (MetaCLIP's engine) and ahocorasick_rs.
 
-    PYTHONPATH=. nice python tests/benchmarks/metaclip.py [captions] [repeats]
+    PYTHONPATH=. nice python -m tests.benchmarks.metaclip [captions] [repeats]
 
 Entries are made up: 500,000, 63 % of one word, at most 9, 7 MB.  So are captions: 36 bytes on average, 58 % with a
 match, 5.8 matches of those, counts of entries with a heavy tail; and long ones of about 105 bytes.  Each engine runs
@@ -205,7 +205,7 @@ def save(path: Path, found: list[pa.Array]) -> None:
 
 def shared(folder: Path) -> list[str]:
     """Resident and proportional MiB of the mapped tables in two processes at once; none ends before both measured."""
-    command = [sys.executable, __file__, "--hold", str(folder)]
+    command = [sys.executable, "-m", "tests.benchmarks.metaclip", "--hold", str(folder)]
     pipe = subprocess.PIPE
     held = [subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True) for _ in range(2)]
     said = []
@@ -247,7 +247,7 @@ def one(name: str, folder: Path, repeats: int) -> None:
 
 def run(name: str, folder: Path, repeats: int) -> dict[str, Any]:
     """Run an engine in a process of its own, with a cache of the folder's own."""
-    command = [sys.executable, __file__, "--engine", name, str(folder), str(repeats)]
+    command = [sys.executable, "-m", "tests.benchmarks.metaclip", "--engine", name, str(folder), str(repeats)]
     env = {**os.environ, "PAIRSIEVE_CACHE": str(folder / "cache")}
     said = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=env).stdout
     found: dict[str, Any] = json.loads(said)

@@ -1,6 +1,6 @@
 """What counting words and bigrams costs, against nltk's ``BigramCollocationFinder`` on the same texts.
 
-    python tests/benchmarks/metadata.py [million words]
+    python -m tests.benchmarks.metadata [million words]
 
 Texts are synthetic: words of 1 to 12 letters with Zipf's frequencies (exponent 1.1, 2 M distinct at most), in
 sentences and lines, so that bigrams are as many as chance makes them, which is more than language has.  nltk

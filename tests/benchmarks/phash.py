@@ -1,6 +1,6 @@
 """Perceptual hashes beside ImageHash, and near hashes linked by the engine: CPU time of one run.
 
-    python tests/benchmarks/phash.py [pictures] [hashes]
+    python -m tests.benchmarks.phash [pictures] [hashes]
 
 The first part hashes JPEGs and checks that bits are ImageHash's.  The second plants neighbours among random
 hashes, links them by several sorts of keys and says how many of the planted pairs end in one cluster.

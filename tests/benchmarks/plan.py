@@ -1,6 +1,6 @@
 """What `pairsieve plan` costs where there are very many shards: CPU-seconds and peak memory, one run.
 
-    python tests/benchmarks/plan.py [files] [row groups in a file]
+    python -m tests.benchmarks.plan [files] [row groups in a file]
 
 A Parquet list in ``files`` files of small row groups, each a shard; then a run directory with a score file a
 shard for each of two steps, written as a run writes them but without syncing each.

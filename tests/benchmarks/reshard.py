@@ -1,6 +1,6 @@
 """What resharding costs: CPU per image read and kept, against webdataset's reader and writer, and plain tarfile.
 
-    python tests/benchmarks/reshard.py [samples]
+    python -m tests.benchmarks.reshard [samples]
 
 The pool is what img2dataset leaves: tars of 10,000 samples (jpg, json, txt; a PAX header a member), images of
 25.8 KiB in the mean.  The peer makes the calls of DataComp's resharder, one process, no shuffle: webdataset reads

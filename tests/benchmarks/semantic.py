@@ -1,6 +1,6 @@
 """Decide within clusters: CPU of ``semantic_duplicates`` beside the bare products of the same shape.
 
-    python tests/benchmarks/semantic.py [members of a cluster ...]
+    python -m tests.benchmarks.semantic [members of a cluster ...]
 
 Vectors of 512, one thread; a fifth of them lie near to another.  The bare products are those of all pairs of blocks
 on or below the diagonal, which is what the rule needs at least.

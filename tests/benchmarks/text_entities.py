@@ -1,6 +1,6 @@
 """Entities in a million captions: CPU-seconds to open and a caption, and DataComp's rule with nltk on some of them.
 
-    python tests/benchmarks/text_entities.py [captions]
+    python -m tests.benchmarks.text_entities [captions]
 
 Words are drawn by Zipf's law (exponent 1) from 400,000: lemmas, inflected, capitalised, with punctuation,
 and, one in five, characters at random.  Captions have 7.4 of them on average.  Needs wordnet-base.
