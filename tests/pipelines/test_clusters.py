@@ -83,6 +83,21 @@ def test_a_threshold_measures_nothing_again(tmp_path: Path) -> None:
     assert digests(tmp_path / "run") == digests(tmp_path / "fresh")
 
 
+def test_a_pool_that_grows_is_compared_with_what_was_there(tmp_path: Path) -> None:
+    """Only the new file is measured; what stays is what a fresh run over all keeps."""
+    (tmp_path / "pool").mkdir()
+    made = recipe("", {NEAR: {"prefer": "score DESC"}})
+    made["pool"]["urls"] = {"path": str(tmp_path / "pool"), "shard_rows": 20}
+    for name, first in (("a", 0.0), ("b", 0.3)):
+        rows = [{"url": f"http://e.org/{name}{i}", "text": "t", "score": first + 4 * i} for i in range(20)]
+        pq.write_table(pa.Table.from_pylist(rows), tmp_path / "pool" / f"{name}.parquet")
+        found = run(made, tmp_path / "run", workers=1)
+        assert found.measured == {"NearNumbers": 20}
+    assert kept(found) == [0.3 + 4 * i for i in range(20)]
+    run(made, tmp_path / "fresh", workers=1)
+    assert digests(tmp_path / "run") == digests(tmp_path / "fresh")
+
+
 def test_only_pairs_that_reach_it_are_compared(tmp_path: Path) -> None:
     """A better pair that was dropped before is no reason to go."""
     pool = write(tmp_path / "list.csv", [5.0, 5.5, 5.9])
