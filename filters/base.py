@@ -150,6 +150,15 @@ class AnyFilter(Settings, ABC):
         """
         return {}
 
+    def score_all(self, batches: Iterator[pa.RecordBatch]) -> Iterator[dict[str, pa.Array]]:
+        """Measure batch after batch: what ``score`` gives for each, in their order.
+
+        Override it to work ahead, as where a device computes while the next images are read and decoded.  What is
+        taken from ``batches`` before its result is given is held in memory: a few hundred images each.
+        """
+        for batch in batches:
+            yield self.score(batch)
+
 
 class Filter(AnyFilter):
     """Sees one batch of one shard."""

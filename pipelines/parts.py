@@ -50,7 +50,7 @@ class Parts:
         self._light = self._read_light()
         self._rows: NDArray[np.int32] = self._light["row"].to_numpy()
         self._starts = np.cumsum([0, *(f.metadata.num_rows for f in self._files)])
-        self._readers: dict[str, list[Forward]] = {}
+        self._readers: dict[tuple[str, str], list[Forward]] = {}
         self.measured: NDArray[np.bool_] = np.zeros(shard.rows, bool)
         self.measured[self._rows] = True
         is_whole = len(self._files) == 1 and len(self._rows) == shard.rows
@@ -93,9 +93,9 @@ class Parts:
         values = self._light[stored].combine_chunks()
         return values if self._place is None else values.take(self._place)
 
-    def heavy(self, stored: str, start: int, stop: int) -> pa.Array:
-        """A heavy column for rows ``start`` to ``stop``; call with growing ranges."""
-        readers = self._readers.setdefault(stored, [Forward(f, stored) for f in self._files])
+    def heavy(self, stored: str, start: int, stop: int, by: str) -> pa.Array:
+        """A heavy column for rows ``start`` to ``stop``; who reads calls with growing ranges."""
+        readers = self._readers.setdefault((by, stored), [Forward(f, stored) for f in self._files])
         pieces, places = [], []
         for reader, first, last in zip(readers, self._starts, self._starts[1:], strict=False):
             rows = self._rows[first:last]

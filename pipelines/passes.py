@@ -3,64 +3,22 @@
 A chunk is as many rows as fit: 131,072 of small columns, a filter's batch where images are at hand.
 """
 
-import time
-from collections import defaultdict
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from pairsieve.filters.base import AnyFilter, batches
+from pairsieve.pipelines.chunk import Chunk
 from pairsieve.pipelines.costs import Cost
-from pairsieve.pipelines.parts import LIGHT_ROWS, PartWriter, scatter
-from pairsieve.pipelines.shard import HEAVY_ROWS, POOL, Rows, Shard, at
+from pairsieve.pipelines.measure import Measure
+from pairsieve.pipelines.parts import LIGHT_ROWS, PartWriter
+from pairsieve.pipelines.shard import HEAVY_ROWS, Rows, Shard
 from pairsieve.pipelines.step import Step
 from pairsieve.schemas import columns
-from pairsieve.schemas.errors import PairsieveError
 
 FEATURE_BYTES = 33_554_432
-
-
-@dataclass
-class Chunk:
-    """Rows ``start`` to ``stop`` of a shard during a pass, with the columns measured in this chunk."""
-
-    shard: Shard
-    start: int
-    stop: int
-    fresh: dict[str, tuple[Rows, pa.Array]] = field(default_factory=dict)
-    _heavy: dict[str, pa.Array] = field(default_factory=dict)
-
-    def column(self, name: str, rows: Rows) -> pa.Array:
-        """A column for some rows of the chunk."""
-        kind = self.shard.context.plan.types.get(name, pa.string())
-        if name in self.fresh and np.array_equal(self.fresh[name][0], rows):
-            return self.fresh[name][1]
-        if columns.is_heavy(kind):
-            return at(self._whole_heavy(name), rows - self.start)
-        stored = self.shard.light(name)
-        if name not in self.fresh:
-            return at(stored, rows)
-        old = stored.slice(self.start, self.stop - self.start)
-        return at(self._overlay(name, old), rows - self.start)
-
-    def _whole_heavy(self, name: str) -> pa.Array:
-        if name not in self._heavy:
-            old = self.shard.heavy(name, self.start, self.stop)
-            self._heavy[name] = self._overlay(name, old) if name in self.fresh else old
-        return self._heavy[name]
-
-    def _overlay(self, name: str, old: pa.Array) -> pa.Array:
-        """Stored values with the fresh ones laid over them."""
-        rows, values = self.fresh[name]
-        if old.null_count == len(old):
-            return scatter([values], [rows], self.start, self.stop, values.type)
-        index = np.arange(len(old))
-        index[rows - self.start] = len(old) + np.arange(len(rows))
-        return pa.concat_arrays([old, values]).take(pa.array(index))
 
 
 class PassRunner:
@@ -70,8 +28,7 @@ class PassRunner:
         """Replay what comes before the pass."""
         self.shard, self.steps = shard, steps
         self.frame = shard.replay(steps[0][0])
-        self.writers: dict[str, PartWriter] = {}
-        self.seconds: defaultdict[str, float] = defaultdict(float)
+        self.measures: dict[str, Measure] = {}
         self.whole: dict[str, tuple[Rows, pa.Array]] = {}
 
     def run(self) -> dict[str, Cost]:
@@ -82,11 +39,12 @@ class PassRunner:
                 if step.measures:
                     name = self.shard.parts(step).next_name
                     writer = PartWriter(self.shard.context.store, step, self.shard.record, name)
-                    self.writers[step.id] = stack.enter_context(writer)
+                    made = self.shard.context.opened.get(step.id, step.filter)
+                    self.measures[step.id] = Measure(step, made, self.frame, stack.enter_context(writer))
             self._measure_whole()
-            for start in range(0, self.shard.record.rows, rows):
-                self._chunk(Chunk(self.shard, start, min(start + rows, self.shard.record.rows)))
-        return {step: Cost(w.rows, self.seconds[step], w.bytes) for step, w in self.writers.items() if w.rows}
+            deque(self._through(self._chunks(rows)), maxlen=0)
+        found = ((step, m.writer, m.seconds) for step, m in self.measures.items())
+        return {step: Cost(writer.rows, seconds, writer.bytes) for step, writer, seconds in found if writer.rows}
 
     def _chunk_rows(self) -> int:
         """Many rows of small columns; as many images as a step likes to give at once, few where a file gives them."""
@@ -105,42 +63,35 @@ class PassRunner:
         for _, step in self.steps:
             if step.measures and step.filter.whole_shard:
                 chunk = Chunk(self.shard, 0, self.shard.record.rows)
-                self._measure(chunk, step)
+                deque(self.measures[step.id].through(iter([chunk])), maxlen=0)
                 self.whole |= chunk.fresh
 
-    def _chunk(self, chunk: Chunk) -> None:
-        for name, (rows, values) in self.whole.items():
-            first, last = (int(i) for i in np.searchsorted(rows, [chunk.start, chunk.stop]))
-            if last > first:
-                chunk.fresh[name] = (rows[first:last], values.slice(first, last - first))
+    def _chunks(self, size: int) -> Iterator[Chunk]:
+        """The shard in pieces, with what was measured of all of it."""
+        for start in range(0, self.shard.record.rows, size):
+            chunk = Chunk(self.shard, start, min(start + size, self.shard.record.rows))
+            for name, (rows, values) in self.whole.items():
+                first, last = (int(i) for i in np.searchsorted(rows, [chunk.start, chunk.stop]))
+                if last > first:
+                    chunk.fresh[name] = (rows[first:last], values.slice(first, last - first))
+            yield chunk
+
+    def _through(self, chunks: Iterator[Chunk]) -> Iterator[Chunk]:
+        """Chunks that have passed every step; a step may be some chunks ahead of the next."""
         for k, step in self.steps:
             if step.measures and not step.filter.whole_shard:
-                self._measure(chunk, step)
+                chunks = self.measures[step.id].through(chunks)
             if not step.is_barrier:
-                rows = chunk.start + np.flatnonzero(self.frame.alive[chunk.start : chunk.stop])
-                fresh = {n: chunk.column(n, rows) for n in (*step.keep_reads, *step.light) if n in chunk.fresh}
-                self.frame.drop(rows, k, self.shard.decide(step, rows, fresh))
+                chunks = self._decided(k, step, chunks)
+        return chunks
 
-    def _measure(self, chunk: Chunk, step: Step) -> None:
-        scope = slice(chunk.start, chunk.stop)
-        wanted = self.frame.dropped_by[scope] != POOL if step.of_pool else self.frame.alive[scope]
-        rows = chunk.start + np.flatnonzero(wanted & ~self.shard.parts(step).measured[scope])
-        if not len(rows):
-            return
-        batch = pa.record_batch({name: chunk.column(name, rows) for name in ("uid", *step.reads)})
-        made = self.shard.context.opened.get(step.id, step.filter)
-        began = time.perf_counter()
-        measured = _score(made, step, batch)
-        self.seconds[step.id] += time.perf_counter() - began
-        for stored, values in measured.items():
-            chunk.fresh[stored] = (rows, values)
-        head = [
-            batch["uid"],
-            pa.repeat(pa.scalar(self.shard.record.index, pa.int32()), len(rows)),
-            pa.array(rows, pa.int32()),
-        ]
-        arrays = [*head, *measured.values()]
-        self.writers[step.id].write(pa.record_batch(arrays, schema=columns.scores(step.stored)))
+    def _decided(self, k: int, step: Step, chunks: Iterator[Chunk]) -> Iterator[Chunk]:
+        """The chunks, once a step has decided on them."""
+        for chunk in chunks:
+            rows = chunk.start + np.flatnonzero(self.frame.alive[chunk.start : chunk.stop])
+            fresh = {n: chunk.column(n, rows) for n in (*step.keep_reads, *step.light) if n in chunk.fresh}
+            self.frame.drop(rows, k, self.shard.decide(step, rows, fresh))
+            yield chunk
 
 
 def stored_rows(kinds: Sequence[pa.DataType]) -> int:
@@ -150,25 +101,3 @@ def stored_rows(kinds: Sequence[pa.DataType]) -> int:
         return HEAVY_ROWS
     width = sum(int(kind.list_size) * int(kind.value_type.bit_width) // 8 for kind in kinds)
     return min(LIGHT_ROWS, max(HEAVY_ROWS, FEATURE_BYTES // max(1, width)))
-
-
-def _score(made: AnyFilter, step: Step, batch: pa.RecordBatch) -> dict[str, pa.Array]:
-    """A step's columns under their stored names; raises ``PairsieveError`` where the filter breaks its contract."""
-    rows = batch.num_rows if made.whole_shard else made.batch_rows
-    pieces = [made.score(part) for part in batches(batch, rows)]
-    found: dict[str, pa.Array] = {}
-    for own, (stored, kind) in step.writes.items():
-        try:
-            arrays = [_plain(piece[own]).cast(kind) for piece in pieces]
-        except (KeyError, pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-            raise PairsieveError(f"{step.id}: score() must give {own!r} as {kind}: {error}") from None
-        found[stored] = pa.concat_arrays(arrays)
-        if len(found[stored]) != batch.num_rows:
-            raise PairsieveError(
-                f"{step.id}: score() gave {len(found[stored])} values of {own!r} for {batch.num_rows} pairs"
-            )
-    return found
-
-
-def _plain(values: Any) -> pa.Array:
-    return values.combine_chunks() if isinstance(values, pa.ChunkedArray) else values

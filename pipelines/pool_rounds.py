@@ -13,7 +13,8 @@ import pyarrow as pa
 
 from pairsieve.filters.base import PoolFilter
 from pairsieve.pipelines.catalog import table_name
-from pairsieve.pipelines.passes import Chunk, stored_rows
+from pairsieve.pipelines.chunk import Chunk
+from pairsieve.pipelines.passes import stored_rows
 from pairsieve.pipelines.shard import Context, Rows, Shard, derived_name
 from pairsieve.pipelines.step import Step
 from pairsieve.schemas import columns

@@ -102,7 +102,7 @@ class Shard:
         self._light: dict[str, pa.Array] = {}
         self._parts: dict[str, Parts] = {}
         self._pairs: LightReader | None = None
-        self._readers: dict[str, HeavyReader] = {}
+        self._readers: dict[tuple[str, str], HeavyReader] = {}
 
     def __enter__(self) -> "Shard":
         """The shard."""
@@ -163,15 +163,15 @@ class Shard:
         stored = self.context.plan.pool_names.get(name, name)
         return self.pairs([stored])[stored].combine_chunks()
 
-    def heavy(self, name: str, start: int, stop: int) -> pa.Array:
-        """A heavy column for a range of rows; ranges must grow."""
+    def heavy(self, name: str, start: int, stop: int, by: str = "") -> pa.Array:
+        """A heavy column for a range of rows; ranges must grow, for each who reads."""
         step = self.context.plan.producer(name)
         if step is not None:
-            return self._stored(step, name, start, stop)
-        if name not in self._readers and (opened := self._reader(name)) is not None:
-            self._readers[name] = opened
-        if name in self._readers:
-            return self._readers[name].read(start, stop)
+            return self._stored(step, name, start, stop, by)
+        if (by, name) not in self._readers and (opened := self._reader(name)) is not None:
+            self._readers[by, name] = opened
+        if (by, name) in self._readers:
+            return self._readers[by, name].read(start, stop)
         return self.light(name).slice(start, stop - start)  # a list or bytes column of the pool's tables
 
     def _reader(self, name: str) -> HeavyReader | None:
@@ -179,10 +179,10 @@ class Shard:
         pool, stored = self.context.pool, self.context.plan.pool_names.get(name, name)
         return pool.images(self.record, self.pairs) if name == columns.IMAGE else pool.features(self.record, stored)
 
-    def _stored(self, step: Step, name: str, start: int, stop: int) -> pa.Array:
+    def _stored(self, step: Step, name: str, start: int, stop: int, by: str) -> pa.Array:
         """A heavy column that a step stored; raises ``DamagedFileError``, and removes it, where pages are damaged."""
         try:
-            return self.parts(step).heavy(name, start, stop)
+            return self.parts(step).heavy(name, start, stop, by)
         except (pa.ArrowException, OSError) as error:
             self.parts(step).remove()
             text = str(error).split("\n")[0]

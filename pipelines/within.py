@@ -19,8 +19,9 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from pairsieve.filters.base import WithinFilter
+from pairsieve.pipelines.chunk import Chunk
 from pairsieve.pipelines.exchange import Each
-from pairsieve.pipelines.passes import Chunk, stored_rows
+from pairsieve.pipelines.passes import stored_rows
 from pairsieve.pipelines.shard import Rows, Shard, at
 from pairsieve.pipelines.step import Step
 from pairsieve.pipelines.store import Store

@@ -2,7 +2,8 @@
 
 import os
 import signal
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -334,3 +335,30 @@ class NearNumbers(NearFilter):
             return np.zeros(1, bool)
         gaps = one["near_number"].to_numpy() - other["near_number"].to_numpy()
         return np.asarray(np.abs(gaps) <= self.within)
+
+
+class Ahead(Filter):
+    """The size of each image, measured ``by`` batches behind those it has taken; ``odd``: one result more or less."""
+
+    reads = ("image", "text")
+    writes = {"image_size": pa.int32()}
+    batch_rows = 100
+
+    by: Runtime[int] = 2
+    odd: Runtime[int] = 0
+    tag: str = ""
+
+    def score(self, pairs: pa.RecordBatch) -> dict[str, pa.Array]:
+        return {"image_size": pc.binary_length(pairs["image"])}
+
+    def score_all(self, batches: Iterator[pa.RecordBatch]) -> Iterator[dict[str, pa.Array]]:
+        held = deque[dict[str, pa.Array]]()
+        for batch in batches:
+            held.append(self.score(batch))
+            if len(held) > self.by:
+                yield held.popleft()
+        last = list(held)
+        yield from last[: len(last) - 1] if self.odd < 0 else last + last[:1] * self.odd
+
+    def keep(self, pairs: pa.RecordBatch) -> pa.Array:
+        return pc.is_valid(pairs["image_size"])
