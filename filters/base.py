@@ -284,8 +284,9 @@ class WithinFilter(GroupFilter):
     """Decides within groups of pairs that share a number, seeing all members of a group at once.
 
     ``score`` writes ``group_column`` (int32, from 0; null: in no group).  ``losers`` says of each member of a group
-    whether it goes; those that go get ``duplicate_of``, the uid of the member that they lose to.  Groups are taken
-    one at a time, wherever their members lie; a group must fit into a worker's memory.
+    whether it goes; those that go get ``duplicate_of``, the uid of the member that they lose to, or, where that one
+    goes too, of the one that stays in the end.  Groups are taken one at a time, wherever their members lie; a group
+    must fit into a worker's memory.
     """
 
     @property

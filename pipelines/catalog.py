@@ -1,4 +1,4 @@
-"""DuckDB over a run: views of pairs, scores, verdicts and dataset, and queries against them.
+"""DuckDB over a run: views of pairs, scores, verdicts, clusters and dataset, and queries against them.
 
 ``catalog.duckdb`` holds views with paths relative to the run's folder, so a run may be moved, and
 read without pairsieve: ``cd run && duckdb catalog.duckdb``.  Parquet stays the truth.
@@ -14,6 +14,7 @@ import duckdb
 import fsspec
 import pyarrow as pa
 
+from pairsieve.pipelines.catalog_clusters import bring_up_to_date, clusters_view, quote, text
 from pairsieve.pipelines.store import Store, filesystem, is_local
 from pairsieve.schemas import columns
 from pairsieve.schemas.errors import QueryError, UserError
@@ -31,7 +32,7 @@ def write_catalog(store: Store, plan: "Plan", pool: "Pool", shards: Sequence["Po
         path = Path(folder) / CATALOG
         with duckdb.connect(str(path)) as con:
             _register(con, [store.fs, pool.fs])
-            con.execute(f"SET file_search_path = {_text(store.base)}")
+            con.execute(f"SET file_search_path = {text(store.base)}")
             _write_shards(con, shards)
             for statement in views(store, plan, pool, shards):
                 con.execute(statement)
@@ -68,6 +69,7 @@ def views(store: Store, plan: "Plan", pool: "Pool", shards: Sequence["PoolShard"
             yield _view(f"derived_{step.id}", _files(store, f"derived/{step.id}"), schema)
         for name, file in tables_of(store, step.id).items():
             yield _view(name, file if store.local else store.url(file), None)
+    yield clusters_view([step.id for step in plan.steps])
     yield _scores(plan, pool.beside_tables())
     if plan.recipe.output.dataset is not None:
         yield _view("dataset", _files(store, "dataset"), None)
@@ -89,19 +91,19 @@ def _pairs(store: Store, pool: "Pool", shards: Sequence["PoolShard"]) -> str:
     in_place = list(dict.fromkeys(_duck_path(s.media) for s in shards if not s.checksum))
     if not in_place:
         return _view("pairs", _files(store, "pairs"), columns.PAIRS)
-    given = {name: f"f.{_quote(theirs)}" for name, theirs in pool.source_columns().items()}
+    given = {name: f"f.{quote(theirs)}" for name, theirs in pool.source_columns().items()}
     given |= {"shard": "s.shard", "row": "CAST(f.file_row_number - s.first AS INTEGER)"}
     names = list(dict.fromkeys((*columns.PAIRS.names, *(n for n in given))))
-    found = ", ".join(f"{given.get(name, 'CAST(NULL AS VARCHAR)')} AS {_quote(name)}" for name in names)
-    files = ", ".join(_text(str(name)) for name in in_place)
+    found = ", ".join(f"{given.get(name, 'CAST(NULL AS VARCHAR)')} AS {quote(name)}" for name in names)
+    files = ", ".join(text(str(name)) for name in in_place)
     options = "filename = '_file', file_row_number = true, hive_partitioning = false"
     sql = f"""
         SELECT {found} FROM read_parquet([{files}], {options}) f JOIN shards s ON f._file = s.file AND NOT s.is_copied
         AND f.file_row_number >= s.first AND f.file_row_number < s.first + s.rows
     """
     if copied := _files(store, "pairs"):
-        own = ", ".join(map(_quote, names))
-        sql += f" UNION ALL SELECT {own} FROM read_parquet({_text(copied)}, hive_partitioning = false)"
+        own = ", ".join(map(quote, names))
+        sql += f" UNION ALL SELECT {own} FROM read_parquet({text(copied)}, hive_partitioning = false)"
     return f"CREATE VIEW pairs AS {sql}"
 
 
@@ -113,18 +115,18 @@ def _duck_path(url: str | None) -> str | None:
 def _scores(plan: "Plan", beside: Collection[str]) -> str:
     """One row per candidate: the pool's light columns, every light score and list of ids, the verdict."""
     pool = ", ".join(
-        f"p.{_quote(stored)} AS {_quote(seen)}" for seen, stored in plan.pool_names.items() if stored not in beside
+        f"p.{quote(stored)} AS {quote(seen)}" for seen, stored in plan.pool_names.items() if stored not in beside
     )
     parts = [f"p.uid, p.shard, p.row, {pool}"]
     joins = ["FROM pairs p JOIN verdicts v ON p.shard = v.shard AND p.row = v.row"]
     for i, step in enumerate(s for s in plan.steps if s.measures):
         names = [n for n, kind in step.stored.items() if not columns.is_heavy(kind) or columns.is_items(kind)]
-        parts += [f"s{i}.{_quote(name)}" for name in names]
-        joins.append(f"LEFT JOIN {_quote(f'scores_{step.id}')} s{i} ON p.shard = s{i}.shard AND p.row = s{i}.row")
+        parts += [f"s{i}.{quote(name)}" for name in names]
+        joins.append(f"LEFT JOIN {quote(f'scores_{step.id}')} s{i} ON p.shard = s{i}.shard AND p.row = s{i}.row")
     for i, step in enumerate(s for s in plan.steps if s.keys or s.derives):
-        parts += [f"d{i}.{_quote(name)}" for name in step.derived]
-        parts += [f"d{i}.duplicate_of AS {_quote(f'{step.id}_of')}"] if step.keys else []
-        joins.append(f"LEFT JOIN {_quote(f'derived_{step.id}')} d{i} ON p.shard = d{i}.shard AND p.row = d{i}.row")
+        parts += [f"d{i}.{quote(name)}" for name in step.derived]
+        parts += [f"d{i}.duplicate_of AS {quote(f'{step.id}_of')}"] if step.keys else []
+        joins.append(f"LEFT JOIN {quote(f'derived_{step.id}')} d{i} ON p.shard = d{i}.shard AND p.row = d{i}.row")
     return f"CREATE VIEW scores AS SELECT {', '.join(parts)}, v.dropped_by, v.reason {' '.join(joins)}"
 
 
@@ -137,10 +139,10 @@ def _files(store: Store, folder: str) -> str | None:
 
 def _view(name: str, files: str | None, schema: pa.Schema | None) -> str:
     if files is not None:
-        return f"CREATE VIEW {_quote(name)} AS SELECT * FROM read_parquet({_text(files)}, hive_partitioning = false)"
+        return f"CREATE VIEW {quote(name)} AS SELECT * FROM read_parquet({text(files)}, hive_partitioning = false)"
     fields = schema or pa.schema([columns.UID])
-    empty = ", ".join(f"CAST(NULL AS {_duck(field.type)}) AS {_quote(field.name)}" for field in fields)
-    return f"CREATE VIEW {_quote(name)} AS SELECT {empty} WHERE false"
+    empty = ", ".join(f"CAST(NULL AS {_duck(field.type)}) AS {quote(field.name)}" for field in fields)
+    return f"CREATE VIEW {quote(name)} AS SELECT {empty} WHERE false"
 
 
 def _duck(kind: pa.DataType) -> str:
@@ -160,9 +162,10 @@ def connect(root: str) -> Iterator[duckdb.DuckDBPyConnection]:
         raise UserError(f"{root}: no finished run here ({CATALOG} is missing); pairsieve run RECIPE --out {root}")
     with tempfile.TemporaryDirectory() as folder, _open(store, Path(folder) / CATALOG) as con:
         if store.local:
-            con.execute(f"SET file_search_path = {_text(store.base)}")
+            con.execute(f"SET file_search_path = {text(store.base)}")
         sources = con.execute("SELECT DISTINCT regexp_extract(file, '^[^:/]+://') FROM shards").fetchall()
         _register(con, [store.fs, *(filesystem(protocol)[0] for (protocol,) in sources if protocol)])
+        bring_up_to_date(con, store)
         yield con
 
 
@@ -196,11 +199,3 @@ def _message(error: Exception) -> str:
         return "the query gives no rows; write a SELECT"
     lines = [line.strip() for line in str(error).split("\n") if line.strip() and not line.startswith(("LINE", " "))]
     return "; ".join(lines[:2])[:400]
-
-
-def _quote(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'
-
-
-def _text(value: str) -> str:
-    return "'" + value.replace("'", "''") + "'"

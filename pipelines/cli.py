@@ -140,7 +140,9 @@ def plan(
 @app.command()
 def query(
     run_dir: Annotated[str, typer.Argument(help="a finished run", metavar="RUN")],
-    sql: Annotated[str, typer.Argument(help="DuckDB SQL over pairs, scores, verdicts, dataset, scores_<step>")],
+    sql: Annotated[
+        str, typer.Argument(help="DuckDB SQL over pairs, scores, verdicts, clusters, dataset, scores_<step>")
+    ],
     format_: Annotated[str, typer.Option("--format", help="auto, table, csv or jsonl")] = "auto",
 ) -> None:
     """Ask a finished run anything, in SQL."""

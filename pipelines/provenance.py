@@ -26,6 +26,15 @@ class Chapter:
 
 
 @dataclass(frozen=True)
+class Survivor:
+    """The pair that a duplicate lost to, and what came of it in the end."""
+
+    uid: str
+    dropped_by: str | None
+    reason: str | None
+
+
+@dataclass(frozen=True)
 class Story:
     """A candidate with the given uid; a pool that lists a pair twice has two of them."""
 
@@ -33,6 +42,7 @@ class Story:
     chapters: tuple[Chapter, ...]
     dropped_by: str | None
     reason: str | None
+    survivor: Survivor | None = None
 
 
 @dataclass(frozen=True)
@@ -67,7 +77,7 @@ def manifest(store: Store) -> RunManifest:
 
 
 _PAIR = """
-    SELECT p.* EXCLUDE (reason), v.dropped_by, v.reason
+    SELECT p.* EXCLUDE (reason), v.dropped_by, v.reason, v.duplicate_of
     FROM pairs p JOIN verdicts v USING (shard, row) WHERE p.uid = ? ORDER BY shard, row
 """
 
@@ -85,13 +95,31 @@ def why(root: str, uid: str) -> list[Story]:
 
 
 def _story(con: duckdb.DuckDBPyConnection, pair: dict[str, Any], steps: tuple[StepRecord, ...]) -> Story:
-    dropped_by, reason = pair.pop("dropped_by"), pair.pop("reason")
+    dropped_by, reason, better = (pair.pop(name) for name in ("dropped_by", "reason", "duplicate_of"))
     chapters, is_alive = [], dropped_by != "pool"
     for step in steps:
         outcome = "not reached" if not is_alive else f"dropped: {reason}" if dropped_by == step.id else "stays"
         chapters.append(Chapter(step.id, _measured(con, step.id, pair), step.deciding | (step.settled or {}), outcome))
         is_alive = is_alive and dropped_by != step.id
-    return Story(pair, tuple(chapters), dropped_by, reason)
+    names = [step.id for step in steps]
+    survivor = None if better is None else _survivor(con, better, names[names.index(dropped_by) + 1 :])
+    return Story(pair, tuple(chapters), dropped_by, reason, survivor)
+
+
+_SURVIVOR = """
+    SELECT dropped_by, reason FROM verdicts
+    WHERE uid = $uid AND (dropped_by IS NULL OR list_contains($later, dropped_by))
+    ORDER BY shard, row LIMIT 1
+"""
+
+
+def _survivor(con: duckdb.DuckDBPyConnection, uid: str, later: list[str]) -> Survivor | None:
+    """What came of a pair that stayed at a step, given the steps behind that.
+
+    None where it did not stay: runs of earlier versions may name one that lost to a third.
+    """
+    found = con.execute(_SURVIVOR, {"uid": uid, "later": later}).fetchall()
+    return Survivor(uid, *found[0]) if found else None
 
 
 def _measured(con: duckdb.DuckDBPyConnection, step: str, pair: dict[str, Any]) -> dict[str, Any]:
@@ -111,8 +139,8 @@ def _rows(con: duckdb.DuckDBPyConnection, sql: str, parameters: list[Any]) -> li
 
 _DIFF = """
     WITH verdicts AS (
-        SELECT 'one' AS run, * FROM read_parquet($one, hive_partitioning = false)
-        UNION ALL SELECT 'other', * FROM read_parquet($other, hive_partitioning = false)
+        SELECT 'one' AS run, uid, dropped_by, reason FROM read_parquet($one, hive_partitioning = false)
+        UNION ALL SELECT 'other', uid, dropped_by, reason FROM read_parquet($other, hive_partitioning = false)
     ),
     pairs AS (
         SELECT uid, run, bool_or(dropped_by IS NULL) AS kept, min(dropped_by) AS step, min(reason) AS reason
@@ -161,8 +189,14 @@ def story_page(story: Story) -> list[RenderableType]:
         table.add_row(chapter.step, _listed(chapter.measured), _listed(chapter.decides_by), chapter.outcome)
     place = ("uid", "shard", "row")
     about = _listed({name: value for name, value in story.pair.items() if name not in place})
-    end = "kept" if story.dropped_by is None else f"dropped by {story.dropped_by}: {story.reason}"
+    end = _end(story.dropped_by, story.reason)
+    if (better := story.survivor) is not None:
+        end += f", a duplicate of {better.uid}, which was {_end(better.dropped_by, better.reason)}"
     return [about, table, end]
+
+
+def _end(dropped_by: str | None, reason: str | None) -> str:
+    return "kept" if dropped_by is None else f"dropped by {dropped_by}: {reason}"
 
 
 def diff_page(found: Difference, one: str, other: str) -> list[RenderableType]:

@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 from pairsieve.filters.base import GroupFilter, NearFilter, WithinFilter
 from pairsieve.pipelines import clusters, pool_rounds, within
 from pairsieve.pipelines.costs import Cost
+from pairsieve.pipelines.parts import scatter
 from pairsieve.pipelines.passes import PassRunner
 from pairsieve.pipelines.pools import PoolShard
-from pairsieve.pipelines.shard import ALIVE, Context, Frame, Shard, at
+from pairsieve.pipelines.shard import ALIVE, Context, Frame, Shard, at, derived_name
 from pairsieve.pipelines.step import Step
 from pairsieve.pipelines.subset import write_records
 from pairsieve.schemas import columns, uid
@@ -178,11 +179,19 @@ class Verdicts:
     def _write(self, record: PoolShard, frame: Frame, head: Sequence[pa.Array], names: Sequence[str]) -> None:
         place = pa.array(_place(frame.dropped_by) - 1, mask=frame.alive)
         by = pa.DictionaryArray.from_arrays(place, pa.array(["pool", *names]))
-        why = frame.encoded_reasons()
-        fields = [field.with_type(a.type) for field, a in zip(columns.VERDICTS, (*head, by, why), strict=True)]
-        self.context.store.write_table(
-            verdicts_name(record.index), pa.table([*head, by, why], schema=pa.schema(fields))
-        )
+        arrays = [*head, by, frame.encoded_reasons(), self._duplicate_of(record, frame)]
+        fields = [field.with_type(a.type) for field, a in zip(columns.VERDICTS, arrays, strict=True)]
+        self.context.store.write_table(verdicts_name(record.index), pa.table(arrays, schema=pa.schema(fields)))
+
+    def _duplicate_of(self, record: PoolShard, frame: Frame) -> pa.Array:
+        """The uid that each duplicate lost to, null for all other rows."""
+        uids, rows = [], []
+        for k, step in enumerate(self.context.plan.steps):
+            if step.keys and (frame.dropped_by == k).any():
+                table = self.context.store.table(derived_name(step.id, record.index), ["row", "duplicate_of"])
+                uids.append(table["duplicate_of"].combine_chunks())
+                rows.append(table["row"].to_numpy())
+        return scatter(uids, rows, 0, record.rows, pa.string())
 
 
 def _place(dropped_by: NDArray[np.int16]) -> NDArray[np.int16]:

@@ -162,10 +162,21 @@ class Pick:
             said = f"{loses_to.dtype}{loses_to.shape}"
             raise PairsieveError(f"{self.step.id}: losers() must give int64[{len(members)}], not {said}")
         lost = np.flatnonzero(loses_to >= 0)
+        stays = _ends(loses_to)[lost]
+        if (loses_to[stays] >= 0).any():
+            raise PairsieveError(f"{self.step.id}: losers() lets members lose to each other in a circle")
         head = members.select(columns.PLACE)
-        better: Any = head["uid"].take(pa.array(loses_to[lost]))
+        better: Any = head["uid"].take(pa.array(stays))
         found = head.take(pa.array(lost)).append_column("duplicate_of", better)
         return found.append_column("duplicate_by", pa.repeat(pa.scalar(made.reason), len(lost))).cast(columns.DERIVED)
+
+
+def _ends(loses_to: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The place of the member that stays, at the end of who loses to whom; that of any other in a circle."""
+    found = np.where(loses_to < 0, np.arange(len(loses_to)), loses_to)
+    for _ in range(len(found).bit_length()):  # each time twice as far
+        found = found[found]
+    return found
 
 
 def _touched(file: pq.ParquetFile, stretch: Stretch) -> list[int]:

@@ -23,8 +23,15 @@ PAIRS = pa.schema([*HEAD, pa.field("url", pa.string()), pa.field("text", pa.stri
 ``reason`` is null, or says why the pool itself could not give this pair (``dropped_by = 'pool'``).
 """
 
-VERDICTS = pa.schema([*HEAD, pa.field("dropped_by", pa.string()), pa.field("reason", pa.string())])
-"""One row per candidate; ``dropped_by`` null = kept."""
+VERDICTS = pa.schema(
+    [
+        *HEAD,
+        pa.field("dropped_by", pa.string()),
+        pa.field("reason", pa.string()),
+        pa.field("duplicate_of", pa.string()),
+    ]
+)
+"""One row per candidate; ``dropped_by`` null = kept; ``duplicate_of``: the uid that a duplicate lost to, else null."""
 
 DERIVED = pa.schema(
     [*HEAD, pa.field("duplicate_of", pa.string(), nullable=False), pa.field("duplicate_by", pa.string())]

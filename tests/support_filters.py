@@ -12,7 +12,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pairsieve.filters._expressions import columns_of, order_list
-from pairsieve.filters.base import Filter, NearFilter, PoolFilter, Resources, Runtime, Threshold, first_reason
+from pairsieve.filters.base import (
+    Filter,
+    NearFilter,
+    PoolFilter,
+    Resources,
+    Runtime,
+    Threshold,
+    WithinFilter,
+    first_reason,
+)
 from pairsieve.schemas.errors import UserError
 
 
@@ -362,3 +371,26 @@ class Ahead(Filter):
 
     def keep(self, pairs: pa.RecordBatch) -> pa.Array:
         return pc.is_valid(pairs["image_size"])
+
+
+class Circle(WithinFilter):
+    """Break the contract: all pairs are one group, and each member loses to the next."""
+
+    writes = {"circle": pa.int32()}
+
+    @property
+    def group_column(self) -> str:
+        return "circle"
+
+    @property
+    def reason(self) -> str:
+        return "circle"
+
+    def compared(self, available: Mapping[str, pa.DataType]) -> tuple[str, ...]:
+        return ("circle",)
+
+    def score(self, pairs: pa.RecordBatch) -> dict[str, pa.Array]:
+        return {"circle": pa.repeat(pa.scalar(0, pa.int32()), pairs.num_rows)}
+
+    def losers(self, members: pa.RecordBatch) -> np.ndarray[Any, np.dtype[np.int64]]:
+        return np.roll(np.arange(members.num_rows, dtype=np.int64), -1)
