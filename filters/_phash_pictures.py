@@ -6,13 +6,14 @@ with Lanczos whatever its shape, as ImageHash does.  A JPEG's decoder can give a
 most 4 of 120 pictures' at any quality), 1.4 of 256 (at most 8).  The interpreter lock is free while decoding.
 """
 
+from collections.abc import Iterable
 from io import BytesIO
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, JpegImagePlugin
 
-from pairsieve.filters import _exif
+from pairsieve.filters import _exif, _phash
 from pairsieve.filters._headers import HEAD_BYTES, read_header, sniff
 from pairsieve.filters._images import MAX_PIXELS, BrokenImageError, decode
 
@@ -43,6 +44,17 @@ def small(data: bytes, side: int, fast: bool, max_pixels: int = MAX_PIXELS) -> G
     except BrokenImageError:
         return None
     return np.asarray(grey.resize((side, side), Image.Resampling.LANCZOS))
+
+
+def picture_hashes(
+    images: Iterable[bytes | None], bits: int, mirrored: bool = False, fast: bool = True
+) -> tuple[Grey, NDArray[np.bool_]]:
+    """The hash of each image, uint8[n, bytes], and whether it has none, bool[n]: null, broken, too large or flat."""
+    side = _phash.side(bits)
+    blank = np.zeros((side, side), np.uint8)  # which has no hash
+    pictures = [None if data is None else small(data, side, fast) for data in images]
+    grey = np.array([blank if picture is None else picture for picture in pictures]).reshape(-1, side, side)
+    return _phash.hashes(grey, mirrored)
 
 
 def drafted(data: bytes, side: int, max_pixels: int = MAX_PIXELS) -> Image.Image | None:

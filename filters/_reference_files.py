@@ -4,6 +4,7 @@ Files are hostile: nothing is unpickled, what a file would unpack to is bounded,
 with the file's name.  Read at the speed of the disk; Parquet and text in batches.
 """
 
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from glob import glob, has_magic
@@ -43,13 +44,36 @@ USUAL_CAPTIONS = "text"
 Kind = Callable[[pa.DataType], bool]
 
 
-def files_of(names: FileNames, endings: Sequence[str]) -> tuple[str, ...]:
-    """The files that paths and globs name, each once; raises ``UserError`` for one that is not there or of no use."""
-    found = dict.fromkeys(file for name in ((names,) if isinstance(names, str) else names) for file in _files(name))
+def files_of(names: FileNames, endings: Sequence[str], within: Sequence[str] = ()) -> tuple[str, ...]:
+    """The files that paths and globs name, each once; raises ``UserError`` for one that is not there or of no use.
+
+    ``within``: a folder stands for all files below it that end so.
+    """
+    names = (names,) if isinstance(names, str) else names
+    found = dict.fromkeys(
+        file for name in names for file in (_files_below(name, within) if within and _is_folder(name) else _files(name))
+    )
     for file in found:
         if not file.lower().endswith(tuple(endings)):
             raise UserError(f"{file}: is none of {', '.join(endings)}; convert it")
     return tuple(found)
+
+
+def _is_folder(name: str) -> bool:
+    return "\0" not in name and Path(name).expanduser().is_dir()
+
+
+def _files_below(folder: str, endings: Sequence[str]) -> list[str]:
+    """The files in a folder and its folders, sorted; links to folders are not followed."""
+    found = [
+        str(Path(place) / name)
+        for place, _, names in os.walk(Path(folder).expanduser())
+        for name in names
+        if name.lower().endswith(tuple(endings))
+    ]
+    if not found:
+        raise UserError(f"{folder}: holds no file that ends in {', '.join(endings)}; name files, or a glob")
+    return sorted(found)
 
 
 def _files(path: str) -> list[str]:
@@ -71,7 +95,7 @@ def embeddings_of(file: str, key: str | None = None) -> Matrix:
     """
     if not file.lower().endswith(PARQUET):
         return as_matrix(load_array(file, key), file)
-    with _readable(file):
+    with readable(file):
         parts = list(_matrices(file, key))
     if not parts:
         raise UserError(f"{file}: holds no row")
@@ -94,7 +118,7 @@ def widths_of(files: Sequence[str], key: str | None = None) -> Iterator[tuple[st
     """(file, width of its embeddings), as far as a look tells before a run; raises as ``embeddings_of``."""
     for file in files:
         if file.lower().endswith(PARQUET):
-            with _readable(file):
+            with readable(file):
                 first = next(_matrices(file, key), None)
             if first is None:
                 raise UserError(f"{file}: holds no row")
@@ -106,8 +130,8 @@ def widths_of(files: Sequence[str], key: str | None = None) -> Iterator[tuple[st
 def _matrices(file: str, key: str | None) -> Iterator[Matrix]:
     """The embeddings of a Parquet file, some rows at a time; raises ``ValueError`` at a row without one."""
     with pq.ParquetFile(file) as source:
-        name = _column(source.schema_arrow, key, "embeddings (lists of floats)", None, _is_embedding)
-        _check_size(source.metadata, name, MOST_BYTES)
+        name = column_of(source.schema_arrow, key, "embeddings (lists of floats)", None, _is_embedding)
+        check_size(source.metadata, name, MOST_BYTES)
         width, first = 0, 0
         for batch in source.iter_batches(ROWS, columns=[name]):
             column = batch.column(0)
@@ -134,7 +158,7 @@ def captions_of(file: str, key: str | None = None) -> Iterator[pa.Array]:
     Parquet: a column of strings or of lists of strings, ``key`` or the only one or ``text``.  Text: UTF-8, a
     caption a line.  Raises ``UserError`` as ``embeddings_of``.
     """
-    with _readable(file):
+    with readable(file):
         yield from _column_texts(file, key) if file.lower().endswith(PARQUET) else _lines(file)
 
 
@@ -146,9 +170,11 @@ def check_captions(file: str, key: str | None = None) -> None:
 def _column_texts(file: str, key: str | None) -> Iterator[pa.Array]:
     """The strings of a Parquet file, some rows at a time; read as dictionaries, so that they are measured first."""
     with pq.ParquetFile(file) as source:
-        name = _column(source.schema_arrow, key, "captions (strings)", USUAL_CAPTIONS, _is_caption)
-        _check_size(source.metadata, name, MOST_TEXT_BYTES)
-        leaves = [path for path in (source.schema.column(i).path for i in range(len(source.schema))) if _in(path, name)]
+        name = column_of(source.schema_arrow, key, "captions (strings)", USUAL_CAPTIONS, _is_caption)
+        check_size(source.metadata, name, MOST_TEXT_BYTES)
+        leaves = [
+            path for path in (source.schema.column(i).path for i in range(len(source.schema))) if in_column(path, name)
+        ]
     with pq.ParquetFile(file, read_dictionary=leaves) as source:
         for batch in source.iter_batches(ROWS, columns=[name]):
             column = batch.column(0)
@@ -186,7 +212,7 @@ def _is_caption(kind: pa.DataType) -> bool:
     return not pa.types.is_null(kind) and (is_text(kind) or is_list(kind))
 
 
-def _column(schema: pa.Schema, key: str | None, what: str, usual: str | None, is_fit: Kind) -> str:
+def column_of(schema: pa.Schema, key: str | None, what: str, usual: str | None, is_fit: Kind) -> str:
     """The column of a name, or the only one that fits, or the usual one; raises ``ValueError``."""
     if key is not None and key not in schema.names:
         raise ValueError(f"has no column {key!r}, but {_listed(schema.names)}")
@@ -202,24 +228,26 @@ def _listed(names: Sequence[str]) -> str:
     return ", ".join(map(repr, names[:20])) or "none"
 
 
-def _check_size(metadata: pq.FileMetaData, name: str, most: int) -> None:
+def check_size(metadata: pq.FileMetaData, name: str, most: int) -> None:
     """Refuse a file whose column would fill the memory; raises ``ValueError``."""
     groups = (metadata.row_group(i) for i in range(metadata.num_row_groups))
     leaves = (group.column(i) for group in groups for i in range(group.num_columns))
     sizes = [
-        max(leaf.total_uncompressed_size, 4 * leaf.num_values) for leaf in leaves if _in(leaf.path_in_schema, name)
+        max(leaf.total_uncompressed_size, 4 * leaf.num_values)
+        for leaf in leaves
+        if in_column(leaf.path_in_schema, name)
     ]
     if sum(sizes) > most:
         raise ValueError(f"column {name!r} would unpack to {sum(sizes) >> 30} GiB, more than {most >> 30}")
 
 
-def _in(path: str, name: str) -> bool:
+def in_column(path: str, name: str) -> bool:
     """Whether a leaf of a Parquet schema belongs to a column."""
     return f"{path}.".startswith(f"{name}.")
 
 
 @contextmanager
-def _readable(file: str) -> Iterator[None]:
+def readable(file: str) -> Iterator[None]:
     """What goes wrong while a file is read, as one line with its name."""
     try:
         yield
@@ -234,12 +262,14 @@ def _readable(file: str) -> Iterator[None]:
         raise UserError(f"{file}: {text}") from None
 
 
-def sets_of(references: Mapping[str, FileNames], endings: Sequence[str]) -> dict[str, tuple[str, ...]]:
+def sets_of(
+    references: Mapping[str, FileNames], endings: Sequence[str], within: Sequence[str] = ()
+) -> dict[str, tuple[str, ...]]:
     """The files of each evaluation set, sets in the order of their names; raises ``UserError`` with the set's name."""
     found = {}
     for name in sorted(references):
         try:
-            found[name] = files_of(references[name], endings)
+            found[name] = files_of(references[name], endings, within)
         except UserError as error:
             raise UserError(f"references: {name}: {error}") from None
     return found

@@ -131,6 +131,10 @@ class AnyFilter(Settings, ABC):
         """What one worker needs."""
         return Resources()
 
+    def prepare(self) -> tuple[str, ...]:
+        """Called once a run, before workers open the filter; gives lines for the user, as of its files."""
+        return ()
+
     def imports(self) -> tuple[str, ...]:
         """Modules that ``open`` imports and that survive a fork: imported once for all workers of a machine."""
         return ()

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from pairsieve.filters import _hamming, _phash
-from pairsieve.filters._phash_pictures import small
+from pairsieve.filters._phash_pictures import picture_hashes
 from pairsieve.filters._preferred import Preferred
 from pairsieve.filters.base import NearFilter, Threshold
 
@@ -112,13 +112,9 @@ class NearDuplicateImage(Preferred, NearFilter):
 
     def hashes(self, pairs: pa.RecordBatch) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
         """The hash of each pair's image, uint8[n, bytes], and whether it has none, bool[n]."""
-        side = _phash.side(self.bits)
-        pictures = [
-            small(image.as_py(), side, self.decode == "fast") if image.is_valid else None for image in pairs["image"]
-        ]
-        blank = np.zeros((side, side), np.uint8)
-        grey = np.array([blank if picture is None else picture for picture in pictures]).reshape(-1, side, side)
-        return _phash.hashes(grey, self.mirrored)  # blank pictures have none
+        return picture_hashes(
+            (image.as_py() for image in pairs["image"]), self.bits, self.mirrored, self.decode == "fast"
+        )
 
     @property
     def _mirror(self) -> _hamming.Words | None:

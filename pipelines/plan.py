@@ -24,6 +24,9 @@ from pairsieve.schemas.recipe import Recipe, StepSpec
 
 RESERVED_IDS = frozenset({"pool", "pairs", "scores", "verdicts", "dataset", "derived", "subset", "shards"})
 
+MOST_FILES = 1000
+"""Files of a step that are named one by one in what identifies it."""
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -274,10 +277,18 @@ def _identity(made: AnyFilter, reads: Mapping[str, str]) -> str:
         "filter": f"{kind.__module__}:{kind.__qualname__}",
         "version": kind.version,
         "settings": scoring_settings(made),
-        "files": [(Path(name).name, _digest_file(name)) for name in made.files()],
+        "files": _digests(made.files()),
         "reads": dict(reads),
     }
     return json.dumps(content, sort_keys=True)
+
+
+def _digests(files: Sequence[str]) -> list[tuple[str, str]]:
+    """Names and digests; of very many one digest, as these stand in the footer of every score file."""
+    found = [(Path(name).name, _digest_file(name)) for name in files]
+    if len(found) <= MOST_FILES:
+        return found
+    return [(f"{len(found)} files", hashlib.sha256(json.dumps(found).encode()).hexdigest())]
 
 
 def _digest_file(name: str) -> str:

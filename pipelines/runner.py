@@ -117,6 +117,8 @@ class Runner:
         self._remove_old_outputs()
         self._write_run_file(source)
         for k, step in enumerate(self.plan.steps):
+            for note in step.filter.prepare():
+                self.progress.say(f"{step.id}: {note}")
             if step.settles_early:
                 self._settle(k, step)
         *earlier, last = self.plan.passes or [range(0)]

@@ -2,9 +2,11 @@
 
     python -m tests.benchmarks.decontaminate embeddings [vectors] [references] [width]
     python -m tests.benchmarks.decontaminate captions [captions] [references]
+    python -m tests.benchmarks.decontaminate hashes [hashes] [references]
 
 The bare products are torch's and numpy's of the same float32 matrices, in the same blocks and in one thread, with
 the greatest of each row; captions are synthetic, 5 to 30 words of a Zipf vocabulary, a tenth of them of the references.
+Hashes are those of synthetic pictures, a tenth of them near a reference, against faiss, which compares all.
 """
 
 import resource
@@ -19,6 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from pairsieve.filters import _phash
 from pairsieve.filters._assign import CPU_BLOCK
 from pairsieve.filters.decontaminate import Decontaminate
 
@@ -104,6 +107,45 @@ def captions(rows: int, count: int) -> None:
     print(f"peak {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10} MB")
 
 
+def pictures(count: int, bits: int, seed: int) -> NDArray[np.uint8]:
+    """Hashes of grey pictures with large and small shades, uint8[n, bytes]."""
+    rng, side = np.random.default_rng(seed), _phash.side(bits)
+    found = []
+    for start in range(0, count, 4096):
+        rows = min(4096, count - start)
+        shades = [np.kron(rng.random((rows, n, n)), np.ones((1, side // n, side // n))) / n for n in (4, 8, 16)]
+        grey = 255 * np.sum(shades, axis=0) / 0.44
+        found.append(_phash.hashes(grey.astype(np.uint8))[0])
+    return np.concatenate(found)
+
+
+def hashes(rows: int, count: int) -> None:
+    """A stored column within several radii."""
+    import faiss
+
+    faiss.omp_set_num_threads(1)
+    for bits, radii in ((64, (4, 8, 12)), (256, (14, 31))):
+        references, found = pictures(count, bits, 0), pictures(rows, bits, 1)
+        flips = np.packbits(np.random.default_rng(2).random((rows // 10, bits)) < 3 / bits, axis=1)
+        found[: rows // 10] = references[: rows // 10] ^ flips
+        column = pa.FixedSizeBinaryArray.from_buffers(pa.binary(bits // 8), rows, [None, pa.py_buffer(found)])
+        flat, some = faiss.IndexBinaryFlat(bits), found[:2000]
+        flat.add(references)
+        measured(f"{bits} bits: faiss, all compared", len(some), lambda: flat.search(some, 1))  # noqa: B023
+        for radius in radii:
+            with tempfile.TemporaryDirectory() as folder:
+                np.save(f"{folder}/a.npy", references)
+                made = Decontaminate(
+                    by="hashes", references={"a": f"{folder}/a.npy"}, column="h", radius=radius, bits=bits
+                )
+                made.open()
+            made.score(pa.record_batch({"h": column[:2]}))
+            pairs = pa.record_batch({"h": column})
+            measured(f"{bits} bits within {radius}", rows, lambda: made.score(pairs))  # noqa: B023
+            distances = made.score(pairs.slice(0, 2000))["decontaminate_distance"].to_numpy()
+            assert (distances == np.minimum(flat.search(some, 1)[0][:, 0], radius + 1)).all()
+
+
 def _texts(rng: np.random.Generator, vocabulary: NDArray[np.str_], rows: int) -> list[str]:
     sizes = rng.integers(5, 31, rows)
     words = vocabulary[np.minimum(rng.zipf(1.2, sizes.sum()) - 1, len(vocabulary) - 1)]
@@ -118,5 +160,7 @@ if __name__ == "__main__":
     what, numbers = sys.argv[1], [int(number) for number in sys.argv[2:]]
     if what == "embeddings":
         embeddings(*[*numbers, *(4096, 200_000, 512)[len(numbers) :]])
+    elif what == "hashes":
+        hashes(*[*numbers, *(100_000, 100_000)[len(numbers) :]])
     else:
         captions(*[*numbers, *(500_000, 500_000)[len(numbers) :]])

@@ -183,7 +183,7 @@ def test_datacomps_threshold_itself_stays(dtype: Any) -> None:
 @pytest.mark.parametrize(
     ("settings", "says"),
     [
-        ({"by": "images"}, "'embeddings', 'captions' or 'score'"),
+        ({"by": "images"}, "'embeddings', 'captions', 'hashes' or 'score'"),
         ({"by": "embeddings"}, "name the files of at least one set"),
         ({"by": "captions", "references": {}}, "name the files of at least one set"),
         ({"by": "score", "references": {"a": "a.npy"}}, "leave them out"),
