@@ -28,8 +28,15 @@ class Preferred(GroupFilter):
 
     def check_preferred(self, available: Mapping[str, pa.DataType]) -> None:
         """Refuse a ``prefer`` that is no list of expressions over these columns."""
-        if self.prefer:
-            check_type(self.prefer, self.preferable(available), order=True)
+        if not self.prefer:
+            return
+        known = self.preferable(available)
+        own = self.outputs(available).keys() - known.keys()
+        for name in columns_of(self.prefer, {**known, **self.outputs(available)}, order=True) if own else ():
+            if name in own:
+                text = "is measured by this step to say which pairs are alike, not which is better"
+                raise ValueError(f"prefer: {name!r} {text}; name columns of the pool or of steps above")
+        check_type(self.prefer, known, order=True)
 
     def order(self) -> str:
         return order_list(self.prefer) if self.prefer else ""

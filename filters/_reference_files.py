@@ -162,11 +162,6 @@ def captions_of(file: str, key: str | None = None) -> Iterator[pa.Array]:
         yield from _column_texts(file, key) if file.lower().endswith(PARQUET) else _lines(file)
 
 
-def check_captions(file: str, key: str | None = None) -> None:
-    """Refuse, before a run, a file that holds no captions, as far as a look tells; raises ``UserError``."""
-    next(captions_of(file, key), None)
-
-
 def _column_texts(file: str, key: str | None) -> Iterator[pa.Array]:
     """The strings of a Parquet file, some rows at a time; read as dictionaries, so that they are measured first."""
     with pq.ParquetFile(file) as source:
@@ -255,11 +250,15 @@ def readable(file: str) -> Iterator[None]:
         raise
     except UnicodeDecodeError as error:
         raise UserError(f"{file}: is not UTF-8 ({error.reason}); convert it") from None
-    except OSError as error:
-        raise UserError(f"{file}: cannot be read: {error.strerror or str(error).splitlines()[0]}") from None
-    except (ValueError, MemoryError, NotImplementedError, pa.ArrowException) as error:
-        text = " ".join(str(error).split())[:300] or type(error).__name__
-        raise UserError(f"{file}: {text}") from None
+    except OSError as error:  # Arrow's too, for a file that is cut
+        text = error.strerror or str(error).splitlines()[0]
+        raise UserError(f"{file}: cannot be read: {text}; check its rights, or write it again") from None
+    except MemoryError:
+        raise UserError(f"{file}: is too large for this machine's memory; cut it") from None
+    except (ValueError, NotImplementedError, pa.ArrowException) as error:
+        text = " ".join(str(error).split())[:300].rstrip(".") or type(error).__name__
+        is_damage = isinstance(error, pa.ArrowException)
+        raise UserError(f"{file}: {text}{'; it is damaged: write it again' if is_damage else ''}") from None
 
 
 def sets_of(

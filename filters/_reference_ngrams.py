@@ -22,6 +22,8 @@ MOST = 1 << 28
 """N-grams of all sets together, 6 GB: more are refused."""
 HELD = 1 << 24
 """So many keys are gathered, 128 MB, before those that come twice are let go."""
+LOOKED_AT = 100_000
+"""Captions without a word that are looked at before a run."""
 _ASSIGNED = 0x40000
 """Letters, numbers and marks are all below; behind it are only tags, variation selectors and private use."""
 _KEPT = ("L", "N", "Mn", "Mc")
@@ -77,6 +79,22 @@ def gram_keys(texts: pa.Array, n: int) -> tuple[NDArray[np.uint64], NDArray[np.i
     return keys[:count], ends
 
 
+def check_captions(file: str, key: str | None = None) -> None:
+    """Refuse, before a run, a file that holds no captions, as far as a look tells; raises ``UserError``."""
+    looked = 0
+    for texts in captions_of(file, key):
+        if any(_is_kept(char) for text in texts.drop_null().to_pylist() for char in text):
+            return
+        looked += len(texts)
+        if looked > LOOKED_AT:
+            return
+    raise UserError(f"{file}: holds no caption with a word; leave it out")
+
+
+def _is_kept(char: str) -> bool:
+    return unicodedata.category(char).startswith(_KEPT) and not 0xFE00 <= ord(char) <= 0xFE0F
+
+
 @cache
 def letters() -> NDArray[np.uint32]:
     """uint32[0x110001]: what each code point counts as: 0 nothing, 1 the end of a word, else its lower case."""
@@ -85,7 +103,7 @@ def letters() -> NDArray[np.uint32]:
         char = chr(point)
         if char.isspace():
             found[point] = 1
-        elif unicodedata.category(char).startswith(_KEPT) and not 0xFE00 <= point <= 0xFE0F:
+        elif _is_kept(char):
             lower = char.lower()
             found[point] = ord(lower) if len(lower) == 1 else point
     found.flags.writeable = False

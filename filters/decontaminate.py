@@ -28,9 +28,9 @@ from pairsieve.filters._match_texts import is_text
 from pairsieve.filters._products import resources_of
 from pairsieve.filters._ranked import missing
 from pairsieve.filters._reference_embeddings import Nearest
-from pairsieve.filters._reference_files import CAPTIONS, EMBEDDINGS, check_captions, sets_of, widths_of, worth_a_look
+from pairsieve.filters._reference_files import CAPTIONS, EMBEDDINGS, sets_of, widths_of, worth_a_look
 from pairsieve.filters._reference_hashes import HASHES, PICTURES, USUAL, WIDEST, Kind
-from pairsieve.filters._reference_ngrams import Grams
+from pairsieve.filters._reference_ngrams import Grams, check_captions
 from pairsieve.filters._tensors import FileNames, check_column, check_rows, matrix_of
 from pairsieve.filters.base import AnyFilter, Filter, Resources, Runtime, Threshold, UnknownColumnError, first_reason
 from pairsieve.schemas.errors import UserError
@@ -99,6 +99,14 @@ class Decontaminate(Filter):
     _nearest: Nearest | Grams | None = PrivateAttr(None)
     _hashes: "NearHashes | None" = PrivateAttr(None)
     _names: tuple[str, ...] = PrivateAttr(())
+
+    @field_validator("references", mode="before")
+    @classmethod
+    def _are_named(cls, value: object) -> object:
+        if isinstance(value, str | list | tuple):
+            example = value if isinstance(value, str) else "FILE"
+            raise ValueError(f"give each set a name: 'references: {{NAME: {example}}}'")
+        return value
 
     @field_validator("references")
     @classmethod
@@ -192,29 +200,30 @@ class Decontaminate(Filter):
 
             check_hash_column(kind, self._column, self.bits, self.column in (None, COLUMNS["hashes"]))
         width = check_column(kind, self._column) if self.by == "embeddings" else None
-        sets = self._sets()
+        sets, widths = self._sets(), {} if width is None else {f"column {self._column!r}": width}
         for name, files in (worth_a_look(sets) if self.by == "embeddings" else sets).items():
             try:
-                self._look(files, width)
+                self._look(files, widths)
             except (UserError, ValueError) as error:
                 raise ValueError(f"references: {name}: {error}") from None
 
-    def _look(self, files: Sequence[str], width: int | None) -> None:
-        """Refuse files that cannot be compared with the column, as far as a look tells."""
+    def _look(self, files: Sequence[str], widths: dict[str, int]) -> None:
+        """Refuse files that cannot be compared with the column, as far as a look tells; ``widths`` are those seen."""
         if self.by == "captions":
             for file in files:
                 check_captions(file, self.key)
-            return
-        if self.by == "hashes":
+        elif self.by == "hashes":
             from pairsieve.filters._reference_pictures import check_hashes
 
             for file in files:
                 check_hashes(file, self.key, self._kind)
-            return
-        for file, found in widths_of(files, self.key):
-            if width not in (None, found):
-                text = f"embeddings of width {found}, and column {self._column!r} has width {width}"
-                raise ValueError(f"{file} holds {text}; give one model's")
+        else:
+            for file, found in widths_of(files, self.key):
+                what, width = next(iter(widths.items()), (file, found))
+                if width != found:
+                    text = f"embeddings of width {found}, and {what} has width {width}"
+                    raise ValueError(f"{file} holds {text}; give one model's")
+                widths[file] = found
 
     def check_after(self, earlier: Sequence[AnyFilter]) -> None:
         if self.by == "hashes" and self._column != COLUMNS["hashes"]:

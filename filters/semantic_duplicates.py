@@ -18,6 +18,7 @@ from pairsieve.filters._cosines import first_alike, normalised
 from pairsieve.filters._preferred import Preferred
 from pairsieve.filters._products import device_of, resources_of
 from pairsieve.filters._tensors import (
+    Matrix,
     as_matrix,
     check_column,
     check_rows,
@@ -27,6 +28,7 @@ from pairsieve.filters._tensors import (
     peek,
 )
 from pairsieve.filters.base import Resources, Runtime, Threshold, UnknownColumnError, WithinFilter
+from pairsieve.schemas.errors import UserError
 
 CLUSTER, SIMILARITY = "semantic_cluster", "semantic_similarity"
 
@@ -77,9 +79,9 @@ class SemanticDuplicates(Preferred, WithinFilter):
             raise UnknownColumnError(self.features, available)
         width = check_column(available[self.features], self.features)
         for file, values, is_whole in peek(embedding_files(self.centroids)):
-            found = as_matrix(values if is_whole else values[:1], f"centroids: {file}").shape[1]
-            if width not in (None, found):
-                text = f"vectors of width {found}, and column {self.features!r} has width {width}"
+            found = _directed(as_matrix(values if is_whole else values[:1], f"centroids: {file}"), file)
+            if width not in (None, found.shape[1]):
+                text = f"vectors of width {found.shape[1]}, and column {self.features!r} has width {width}"
                 raise ValueError(f"centroids: {file} holds {text}")
         self.check_preferred(available)
 
@@ -96,7 +98,8 @@ class SemanticDuplicates(Preferred, WithinFilter):
         return (self.features,)
 
     def open(self) -> None:
-        self._assigner = Assigner(normalised(load_embeddings(self.centroids)), self.device)
+        centroids = _directed(load_embeddings(self.centroids), self.centroids)
+        self._assigner = Assigner(normalised(centroids), self.device)
 
     def close(self) -> None:
         self._assigner = None
@@ -119,6 +122,16 @@ class SemanticDuplicates(Preferred, WithinFilter):
         width = _width(members[self.features])
         vectors, _ = matrix_of(members[self.features], width)
         return first_alike(normalised(vectors), 1.0 - self.epsilon, device_of(self.device))
+
+
+def _directed(centroids: Matrix, file: str) -> Matrix:
+    """The centroids; raises ``UserError`` where one is all zeros, which has a cosine with nothing."""
+    is_zero = ~centroids.any(axis=1)
+    if is_zero.any():
+        row, count = int(is_zero.argmax()), int(is_zero.sum())
+        text = f"row {row} is all zeros" if count == 1 else f"{count:,} rows are all zeros, row {row} the first"
+        raise UserError(f"centroids: {file}: {text}; train them with 'pairsieve cluster'")
+    return centroids
 
 
 def _width(vectors: Any) -> int:

@@ -17,6 +17,7 @@ from pairsieve.schemas.errors import (
     PoolError,
     ShardError,
     StorageError,
+    UserError,
 )
 
 Item = TypeVar("Item")
@@ -72,7 +73,8 @@ class Capacity:
 class Failure:
     """An item whose task raised: its label, the error's line, and whether the user's input is to blame.
 
-    With ``stops`` every other item would fail alike: the engine begins no more.
+    With ``stops`` every other item would fail alike: the engine begins no more.  ``is_users``: something else that
+    the user gave must be mended first.
     """
 
     label: str
@@ -81,6 +83,7 @@ class Failure:
     detail: str = ""
     is_damage: bool = False
     stops: bool = False
+    is_users: bool = False
 
 
 class Engine(Protocol):
@@ -115,7 +118,8 @@ def guarded(task: Callable[[Any], Any], item: Any, label: str) -> Any:
         return task(item)
     except PairsieveError as error:
         is_damage, stops = isinstance(error, DamagedFileError), isinstance(error, _STOPPING)
-        return Failure(label, str(error), isinstance(error, PoolError), is_damage=is_damage, stops=stops)
+        is_input, is_users = isinstance(error, PoolError), isinstance(error, UserError)
+        return Failure(label, str(error), is_input, is_damage=is_damage, stops=stops, is_users=is_users)
     except Exception as error:  # whatever a filter or a codec raises belongs to this shard
         if is_exhausted(error):
             return Failure(label, str(explain(error, label)), False, stops=True)
@@ -156,6 +160,8 @@ class Failures:
             raise DamagedFileError(first.message)
         if first.is_input:
             raise PoolError(first.message)
+        if first.is_users:
+            raise UserError(f"{first.label}{self._others()}: {first.message}")
         detail = f"\n{first.detail}" if first.detail and os.environ.get("PAIRSIEVE_DEBUG") else ""
         raise ShardError(
             f"{first.label}{self._others()} failed: {first.message}; "

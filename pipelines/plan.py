@@ -88,6 +88,8 @@ def _visible(pool_types: Mapping[str, pa.DataType], recipe: Recipe, filters: Seq
     written: set[str] = set()
     for spec, made in zip(recipe.filters, filters, strict=True):
         written |= {name.casefold() for name in _stored_names(spec, made, pool_types).values()}
+        if isinstance(made, GroupFilter):  # the view ``scores`` calls the survivor so
+            written.add(f"{spec.id or short_name(spec.filter)}_of".casefold())
     fixed = ("url", "text", columns.IMAGE)
     found = {n: n for n in pool_types if n.casefold() not in written or n in fixed}
     for stored in pool_types:
@@ -135,7 +137,7 @@ def _step(
         made.check(available)
         made.check_after([step.filter for step in before])
         keep_reads = made.keep_inputs(available)
-        found = _writes(spec, made, available)
+        found = _writes(spec, made, available, before)
         derives = {own: found.pop(own) for own in _derived(made, available)}
         _refuse_heavy(keep_reads, available)
         identity = _identity(made, {name: fingerprints.get(name, "pool") for name in reads})
@@ -182,7 +184,7 @@ def _id(
 
 
 def _writes(
-    spec: StepSpec, made: AnyFilter, available: Mapping[str, pa.DataType]
+    spec: StepSpec, made: AnyFilter, available: Mapping[str, pa.DataType], before: Sequence[Step]
 ) -> dict[str, tuple[str, pa.DataType]]:
     """Own column -> (stored column, type)."""
     taken = {name.casefold() for name in available}
@@ -191,6 +193,9 @@ def _writes(
         names = {own: f"{spec.id}_{stored}" if stored.casefold() in taken else stored for own, stored in names.items()}
     for stored in names.values():
         if stored.casefold() in taken:
+            by = next((step.id for step in before if step.name == spec.filter and stored in step.given), None)
+            if by is not None:
+                raise ValueError(f"writes {stored!r}, as the step {by!r} does; give this one another name: 'as: NAME'")
             raise ValueError(f"writes {stored!r}, which exists already; drop that column, or the step that writes it")
         if stored in columns.RESERVED:
             raise ValueError(f"writes {stored!r}, a name of pairsieve's own")

@@ -7,12 +7,16 @@ import duckdb
 import yaml
 from rich.console import RenderableType
 from rich.table import Table
+from rich.text import Text
 
 from pairsieve.pipelines import catalog
 from pairsieve.pipelines.store import Store
 from pairsieve.schemas import uid as uids
 from pairsieve.schemas.errors import UserError
 from pairsieve.schemas.run import RunManifest, StepRecord
+
+LONG, SHOWN = 12, 4
+"""A longer list is shown by its first few."""
 
 
 @dataclass(frozen=True)
@@ -186,7 +190,8 @@ def story_page(story: Story) -> list[RenderableType]:
     for name in ("step", "measured", "decides by", "outcome"):
         table.add_column(name, overflow="fold")
     for chapter in story.chapters:
-        table.add_row(chapter.step, _listed(chapter.measured), _listed(chapter.decides_by), chapter.outcome)
+        cells = (chapter.step, _listed(chapter.measured), _listed(chapter.decides_by), chapter.outcome)
+        table.add_row(*map(Text, cells))  # brackets in them are no markup
     place = ("uid", "shard", "row")
     about = _listed({name: value for name, value in story.pair.items() if name not in place})
     end = _end(story.dropped_by, story.reason)
@@ -213,5 +218,14 @@ def diff_page(found: Difference, one: str, other: str) -> list[RenderableType]:
 
 
 def _listed(values: dict[str, Any]) -> str:
-    shown = {name: f"<{len(v)} bytes>" if isinstance(v, bytes) and len(v) > 32 else v for name, v in values.items()}
-    return "\n".join(f"{name}: {v.hex() if isinstance(v, bytes) else v}" for name, v in shown.items() if v is not None)
+    return "\n".join(f"{name}: {_shown(value)}" for name, value in values.items() if value is not None)
+
+
+def _shown(value: Any) -> str:
+    """A value as people read it: bytes in hex, of long ones how many, of long lists the first few."""
+    if isinstance(value, bytes):
+        return value.hex() if len(value) <= 32 else f"<{len(value)} bytes>"
+    if isinstance(value, list | tuple):
+        some = [_shown(one) for one in value[: SHOWN if len(value) > LONG else LONG]]
+        return f"[{', '.join(some)}{f', … {len(value):,} in all' if len(value) > LONG else ''}]"
+    return str(value)

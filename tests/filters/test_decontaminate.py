@@ -253,6 +253,66 @@ def test_bad_reference_files(tmp_path: Path) -> None:
         assert "\n" not in str(error.value)
 
 
+def test_unusable_references_are_refused_before_a_run(tmp_path: Path) -> None:
+    """Zero rows, widths that differ between files or sets, no word, a damaged table: by file, with what to do."""
+    write_embeddings(tmp_path / "a8.npy", np.ones((3, 8), np.float32))
+    write_embeddings(tmp_path / "b5.parquet", np.ones((3, 5), np.float32))
+    write_embeddings(tmp_path / "none.npy", np.ones((0, 8), np.float32))
+    write_embeddings(tmp_path / "none.parquet", np.ones((0, 8), np.float32))
+    write_captions(tmp_path / "good.txt", ["a dog"])
+    write_captions(tmp_path / "none_captions.parquet", [])
+    write_captions(tmp_path / "wordless.txt", ["?!", None, "- -"])
+    whole = Path(write_captions(tmp_path / "whole.parquet", ["a dog"] * 9000)).read_bytes()
+    (tmp_path / "cut.parquet").write_bytes(whole[:-300])
+    at = pq.ParquetFile(tmp_path / "whole.parquet").metadata.row_group(0).column(1).dictionary_page_offset
+    (tmp_path / "page.parquet").write_bytes(whole[:at] + b"\xff" * 20 + whole[at + 20 :])
+    for by, files, says in (
+        (
+            "embeddings",
+            {"x": ["a8.npy", "b5.parquet"]},
+            r"x: .*a8\.npy holds embeddings of width 8, and .*b5\.parquet has ",
+        ),
+        ("embeddings", {"x": "a8.npy", "y": "b5.parquet"}, r"y: .*b5\.parquet holds .* 5, and .*a8\.npy has width 8"),
+        ("embeddings", {"x": "none.npy"}, r"x: .*none\.npy: holds no row; leave it out"),
+        ("embeddings", {"x": "none.parquet"}, r"x: .*none\.parquet: holds no row"),
+        (
+            "captions",
+            {"x": "none_captions.parquet"},
+            r"none_captions\.parquet: holds no caption with a word; leave it out",
+        ),
+        ("captions", {"x": ["good.txt", "wordless.txt"]}, r"x: .*wordless\.txt: holds no caption with a word"),
+        ("captions", {"x": "cut.parquet"}, r"cut\.parquet: .*; it is damaged: write it again"),
+        ("captions", {"x": "page.parquet"}, r"page\.parquet: .*write it again"),
+        ("embeddings", {"x": "cut.parquet"}, r"cut\.parquet: .*; it is damaged: write it again"),
+    ):
+        references = {
+            name: [f"{tmp_path}/{file}" for file in ([some] if isinstance(some, str) else some)]
+            for name, some in files.items()
+        }
+        made = Decontaminate(by=by, references=references, threshold=0.5)
+        with pytest.raises((UserError, ValueError), match=f"references: .*{says}") as error:
+            made.check({"dedup": pa.list_(pa.float32()), "text": pa.string()})
+        assert "\n" not in str(error.value)
+
+
+def test_long_files_without_words_are_left_to_the_worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A look ends after so many captions; then the set is told, and no word of resuming."""
+    file = write_captions(tmp_path / "wordless.txt", ["?"] * 10_000)
+    monkeypatch.setattr(_reference_ngrams, "LOOKED_AT", 5000)
+    step = {"decontaminate": {"by": "captions", "references": {"x": file}, "threshold": 0.5}}
+    with pytest.raises(UserError, match=r"shard 00000.*: references: x: no caption with a word in .*wordless") as error:
+        run(recipe(pool(tmp_path), step), tmp_path / "run", engine="local", workers=1)
+    assert "resumes" not in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("bare", ["c8.npy", ["c8.npy", "d8.npy"]])
+def test_references_without_a_name_say_how_to_write_them(bare: Any) -> None:
+    """A set has a name, which becomes the reason."""
+    with pytest.raises(ValidationError, match=r"give each set a name: 'references: \{NAME: (c8\.npy|FILE)\}'"):
+        Decontaminate(by="embeddings", references=bare, threshold=0.5)
+
+
 def test_large_text_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Files of captions, and n-grams of all sets, have limits."""
     file = write_captions(tmp_path / "a.txt", [f"word {i}" for i in range(500)])

@@ -215,6 +215,11 @@ def test_a_threshold_measures_nothing_again(tmp_path: Path) -> None:
         ({"distance": -1}, "distance"),
         ({"decode": "slow"}, "decode"),
         ({"prefer": "widht"}, "widht"),
+        (
+            {"prefer": "phash DESC"},
+            "prefer: 'phash' is measured by this step to say which pairs are alike, not which is",
+        ),
+        ({"prefer": "text, PHASH_KEYS[1]"}, "prefer: 'phash_keys' is measured by this step"),
     ],
 )
 def test_wrong_settings_are_one_line(tmp_path: Path, chosen: dict[str, Any], said: str) -> None:
@@ -224,6 +229,17 @@ def test_wrong_settings_are_one_line(tmp_path: Path, chosen: dict[str, Any], sai
         run(made, tmp_path / "run", workers=1)
     assert said in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_second_step_needs_a_name_too(tmp_path: Path) -> None:
+    """Said as such: its columns would be those of the step above, which has one."""
+    made = {"pool": pool(tmp_path / "pool", {"a": b"x"}), "filters": [{NEAR: {"as": "loose"}}, NEAR]}
+    with pytest.raises(
+        PairsieveError, match="writes 'phash', as the step 'loose' does; give this one another name: 'as"
+    ):
+        run(made, tmp_path / "run", workers=1)
+    made["filters"] = [{NEAR: {"as": "loose"}}, {NEAR: {"as": "strict", "distance": 0}}]
+    assert run(made, tmp_path / "run", workers=1).kept == 1
 
 
 def test_an_image_that_is_no_bytes_is_refused(tmp_path: Path) -> None:

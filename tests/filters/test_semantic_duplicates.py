@@ -15,7 +15,7 @@ from pairsieve.filters._products import device_of
 from pairsieve.filters.semantic_duplicates import SemanticDuplicates
 from pairsieve.pipelines.run import run
 from pairsieve.pipelines.runner import Result
-from pairsieve.schemas.errors import RecipeError
+from pairsieve.schemas.errors import RecipeError, UserError
 from tests.support import digests
 
 Vectors = NDArray[np.float32]
@@ -188,6 +188,22 @@ def test_centroids_of_another_width(pool: dict[str, Any], tmp_path: Path) -> Non
     made = step(pool, epsilon=0.1, centroids=str(tmp_path / "wide.npy"))
     with pytest.raises(RecipeError, match="holds vectors of width 7, and column 'vector' has width 12"):
         run({"pool": pool, "filters": [made]}, tmp_path / "run")
+
+
+@pytest.mark.parametrize(("rows", "said"), [([3], "row 3 is"), ([1, 2, 4], "3 rows are all zeros, row 1 the first")])
+def test_centroids_of_zeros_are_refused(
+    pool: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows: list[int], said: str
+) -> None:
+    """Before anything runs; where the file is too large for a look, by the worker."""
+    centroids = planted(5, seed=1)
+    centroids[rows] = 0
+    np.save(tmp_path / "centroids.npy", centroids)
+    with pytest.raises(RecipeError, match=rf"centroids: .*centroids\.npy: {said}.*; train them with"):
+        run({"pool": pool, "filters": [step(pool, epsilon=0.1)]}, tmp_path / "run")
+    monkeypatch.setattr("pairsieve.filters._tensors.LOOK_BYTES", 10)
+    with pytest.raises(UserError, match=rf"shard 00000.*: centroids: .*centroids\.npy: {said}") as error:
+        run({"pool": pool, "filters": [step(pool, epsilon=0.1)]}, tmp_path / "run", workers=1)
+    assert "resumes" not in str(error.value)
 
 
 def test_scores_do_not_depend_on_neighbours(pool: dict[str, Any], tmp_path: Path) -> None:

@@ -1,6 +1,10 @@
 """why and diff: the story of a pair, and how two runs differ."""
 
+import io
+from pathlib import Path
+
 import pytest
+from rich.console import Console
 
 from pairsieve.pipelines.provenance import diff, why
 from pairsieve.pipelines.run import run
@@ -80,3 +84,27 @@ def test_diff_with_itself_is_empty(runs: tuple[Result, Result]) -> None:
     assert found.jaccard == 1
     assert not found.only_one
     assert not found.only_other
+
+
+def test_long_lists_are_shortened(tmp_path: Path) -> None:
+    """Keys of a near filter, by the dozen, are told by the first few and their number; short lists are whole."""
+    from pairsieve.pipelines.provenance import Chapter, Story, story_page
+
+    values = {
+        "keys": list(range(45)),
+        "few": ["a", "[/b]", None],
+        "nested": [[1] * 20, [2]],
+        "hash": b"ab",
+        "image": b"a" * 99,
+    }
+    page = story_page(Story({"uid": "u", "shard": 0, "row": 0}, (Chapter("near", values, {}, "stays"),), None, None))
+    out = io.StringIO()
+    Console(width=200, file=out).print(*page)
+    for line in (
+        "keys: [0, 1, 2, 3, … 45 in all]",
+        "few: [a, [/b], None]",
+        "nested: [[1, 1, 1, 1, … 20 in all], [2]]",
+        "hash: 6162",
+        "image: <99 bytes>",
+    ):
+        assert line in out.getvalue()

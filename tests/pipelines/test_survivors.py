@@ -139,6 +139,20 @@ def test_members_that_lose_to_each_other_are_refused(tmp_path: Path) -> None:
         run(recipe(pool, "tests.support_filters:Circle"), tmp_path / "run", workers=1)
 
 
+def test_a_column_of_the_pool_does_not_hide_the_survivor(tmp_path: Path) -> None:
+    """``<step>_of`` is the step's in the view ``scores``; the pool's is seen as ``source_<name>``, by recipes too."""
+    rows = [{"url": f"http://e.org/{i}", "text": "a b", "close_of": f"p{i}", "score": 1} for i in range(2)]
+    steps = ({"exact_duplicates": {"by": "text", "as": "close"}}, {"where": "source_close_of <> 'none'"})
+    made = recipe(write_csv(tmp_path / "list.csv", rows), *steps, output={"dataset": {"columns": ["source_close_of"]}})
+    result = run(made, tmp_path / "run", workers=1)
+    sql = (
+        "SELECT s.source_close_of, s.close_of = v.duplicate_of AS same FROM scores s JOIN verdicts v USING (shard, row)"
+    )
+    found = result.query(f"{sql} ORDER BY row").to_pylist()
+    assert [row["source_close_of"] for row in found] == ["p0", "p1"]
+    assert sorted([row["same"] for row in found], key=str) == [None, True]
+
+
 def test_no_group_step_no_clusters(tmp_path: Path) -> None:
     """The view is there and empty, the column null."""
     result = run(recipe(write(tmp_path / "list.csv"), *STEPS[::3]), tmp_path / "run", workers=1)
