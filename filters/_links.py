@@ -14,6 +14,7 @@ from pairsieve.filters._jit import inlined, kernel
 
 Ids = NDArray[np.int64]
 Keys = NDArray[np.uint64]
+_keys = types.Array(uint64, 1, "C", readonly=True)
 
 
 @inlined
@@ -57,6 +58,26 @@ def link(keys: Keys, ids: Ids, parent: Ids, slots: Keys, firsts: Ids, lasts: Ids
             count += 1
         lasts[at] = ids[i]
     return count
+
+
+@kernel(types.void(_keys, types.boolean[::1], _keys, uint64[::1], types.boolean[::1]))
+def among(keys: Keys, chosen: NDArray[np.bool_], others: Keys, slots: Keys, used: NDArray[np.bool_]) -> None:
+    """Leave of the ``chosen`` keys those that are among ``others``.
+
+    ``slots`` and ``used``, all false, have a power of two of places, more than others.
+    """
+    last = uint64(len(slots) - 1)
+    for i in range(len(others)):
+        at = _mixed(others[i]) & last
+        while used[at] and slots[at] != others[i]:
+            at = (at + uint64(1)) & last
+        slots[at], used[at] = others[i], True
+    for i in range(len(keys)):
+        if chosen[i]:
+            at = _mixed(keys[i]) & last
+            while used[at] and slots[at] != keys[i]:
+                at = (at + uint64(1)) & last
+            chosen[i] = used[at]
 
 
 @kernel(types.void(int64[::1], int64[::1], uint64[::1], types.boolean[::1]))

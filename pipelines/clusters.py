@@ -2,11 +2,11 @@
 
 Pairs are ranked once, so that an id is a rank and a cluster's root its best pair.  Key by key, each member is
 linked to the best with the same key and to the one before it in rank, unless both are in one cluster already;
-links that ``alike`` confirms unite clusters.  The same goes on among the roots, whose keys may have lost their
-best pair, until a round links nothing: so a second run over what stays drops nothing.  Which links there are
+links that ``alike`` confirms unite clusters.  The same goes on among the roots, for keys that lost a member,
+until a round links nothing: so a second run over what stays drops nothing.  Which links there are
 depends on ranks and keys alone.
 
-One process; memory is 40 bytes a pair, 16 to 32 a comparison, a key's column at a time, and the columns to compare.
+One process; memory is 48 bytes a pair, 16 to 32 a comparison, a key's column at a time, and the columns to compare.
 At most 2^32 pairs that have keys.  What does not fit is for ``clusters_apart``, which finds the same.
 """
 
@@ -155,32 +155,63 @@ def _linked(work: _Work, rank: Ids) -> Ids:
     from pairsieve.filters import _links
 
     parent, before = np.arange(len(rank)), _links.Compared()
-    compared, last = work.compared(), -1
-    active = np.arange(len(rank))
-    while len(active) != last:
+    compared, links = work.compared(), _Links(rank)
+    while links.may_find:
         for i in range(work.keys):
-            one, other = _candidates(work.column(KEY.format(i), pa.uint64()), rank, active, parent)
+            one, other = links.of(work.column(KEY.format(i), pa.uint64()), parent)
             is_new = before.new(one, other)
             one, other = one[is_new], other[is_new]
             alike = _alike(work.step, compared, rank[one], rank[other])
             _links.unite(parent, one[alike], other[alike])
-        last, active = len(active), np.flatnonzero(parent == np.arange(len(rank)))
+        links.next_round(parent)
     _links.flatten(parent)
     return parent
 
 
-def _candidates(keys: pa.Array, rank: Ids, active: Ids, parent: Ids) -> tuple[Ids, Ids]:
-    """Links of one key between ids that are not in one cluster yet."""
+class _Links:
+    """Links between the roots, key by key: from the second round on of keys that lost a member in the one before.
+
+    The others' members are as they were, so their links were compared.
+    """
+
+    def __init__(self, rank: Ids) -> None:
+        """All are roots."""
+        self._rank, self._lost = rank, np.zeros(0, np.int64)
+        self._id, self._is_root = np.empty(len(rank), np.int64), np.ones(len(rank), np.bool_)
+        self._id[rank] = np.arange(len(rank))
+        self.may_find, self._is_first = len(rank) > 0, True
+
+    def next_round(self, parent: Ids) -> None:
+        """Go on with what is a root still, if others were lost."""
+        lost = self._rank[parent != np.arange(len(parent))]
+        self._lost = lost[self._is_root[lost]]
+        self._is_root[lost] = False
+        self.may_find, self._is_first = len(self._lost) > 0, False
+
+    def of(self, keys: pa.Array, parent: Ids) -> tuple[Ids, Ids]:
+        """Links of one key between ids that are not in one cluster yet."""
+        valid = pc.is_valid(keys).to_numpy(zero_copy_only=False)
+        values = pc.fill_null(keys, 0).to_numpy(zero_copy_only=False)
+        ids = np.flatnonzero(valid[self._rank]) if self._is_first else self._touched(values, valid)
+        return _between(values[self._rank[ids]], ids, parent)
+
+    def _touched(self, values: NDArray[np.uint64], valid: NDArray[np.bool_]) -> Ids:
+        """Roots whose key a lost one had."""
+        from pairsieve.filters import _links
+
+        others, chosen = values[self._lost[valid[self._lost]]], self._is_root & valid
+        size = 1 << max(4, (2 * len(others)).bit_length())
+        _links.among(values, chosen, others, np.empty(size, np.uint64), np.zeros(size, np.bool_))
+        return np.sort(self._id[chosen])
+
+
+def _between(keys: NDArray[np.uint64], ids: Ids, parent: Ids) -> tuple[Ids, Ids]:
     from pairsieve.filters import _links
 
-    position = rank[active]
-    valid = pc.is_valid(keys).to_numpy(zero_copy_only=False)[position]
-    ids = np.ascontiguousarray(active[valid])
-    values = pc.fill_null(keys, 0).to_numpy(zero_copy_only=False)[position[valid]]
     size = 1 << max(4, (2 * len(ids)).bit_length())
     slots, firsts, lasts = np.empty(size, np.uint64), np.full(size, -1, np.int64), np.empty(size, np.int64)
     one, other = np.empty(2 * len(ids), np.int64), np.empty(2 * len(ids), np.int64)
-    count = _links.link(np.ascontiguousarray(values), ids, parent, slots, firsts, lasts, one, other)
+    count = _links.link(keys, ids, parent, slots, firsts, lasts, one, other)
     return one[:count], other[:count]
 
 
