@@ -37,6 +37,7 @@ from pairsieve.filters._minhash import MinHash
 from pairsieve.filters._normal_text import normal_texts
 from pairsieve.filters.near_duplicate_text import KEY, NearDuplicateText
 from tests.support_captions import captions
+from tests.support_clusters import Work, linked
 
 Ids = npt.NDArray[np.int64]
 BATCH = 65_536
@@ -106,36 +107,17 @@ def write(path: Path, rows: int) -> None:
 
 
 def ours(texts: pa.Array, made: NearDuplicateText) -> Ids:
-    """Keys, equal texts first, then links of each band, verified; again until nothing links."""
-    from pairsieve.filters._links import link
-
-    def links(values: npt.NDArray[np.uint64], ids: Ids, parent: Ids) -> tuple[Ids, Ids]:
-        size = 1 << max(4, (2 * len(ids)).bit_length())
-        slots, firsts, lasts = np.empty(size, np.uint64), np.full(size, -1, np.int64), np.empty(size, np.int64)
-        one, other = np.empty(2 * len(ids), np.int64), np.empty(2 * len(ids), np.int64)
-        count = link(values, ids, parent, slots, firsts, lasts, one, other)
-        return one[:count], other[:count]
-
-    return clustered(texts, made, links)
+    """Keys, then the engine's own linking."""
+    keys, lengths = scored(texts, made)
+    starts, columns = np.cumsum(lengths) - lengths, []
+    for place in range(int(lengths.max())):
+        has = lengths > place
+        columns.append(pa.array(keys[np.minimum(starts + place, len(keys) - 1)], mask=~has))
+    return linked(Work(made, columns, {"text": texts}), np.arange(len(texts)))
 
 
 def by_sorting(texts: pa.Array, made: NearDuplicateText) -> Ids:
-    """The same, but each band is sorted, and every row of a run linked with the first and the one before it."""
-
-    def links(values: npt.NDArray[np.uint64], ids: Ids, parent: Ids) -> tuple[Ids, Ids]:
-        order = np.argsort(values, kind="stable")
-        row, is_first = ids[order], np.diff(values[order], prepend=~values[order[:1]]) != 0
-        best = np.repeat(row[is_first], np.diff(np.flatnonzero(is_first), append=len(order)))
-        before = np.where(is_first, row, np.roll(row, 1))
-        one, other = np.concatenate([best, before[before != best]]), np.concatenate([row, row[before != best]])
-        is_new = parent[one] != parent[other]
-        return one[is_new], other[is_new]
-
-    return clustered(texts, made, links)
-
-
-def clustered(texts: pa.Array, made: NearDuplicateText, links: Callable[..., tuple[Ids, Ids]]) -> Ids:
-    """Clusters of what ``links`` proposes for each key and the filter confirms."""
+    """The same links from sorted bands: every row of a run is linked with the first and the one before it."""
     from pairsieve.filters._links import Compared, flatten, unite
 
     keys, lengths = scored(texts, made)
@@ -145,7 +127,7 @@ def clustered(texts: pa.Array, made: NearDuplicateText, links: Callable[..., tup
         before = len(active)
         for place in range(int(lengths.max())):
             ids = active[lengths[active] > place]
-            one, other = links(keys[starts[ids] + place], ids, parent)
+            one, other = by_runs(keys[starts[ids] + place], ids, parent)
             is_new = asked.new(one, other)
             one, other = one[is_new], other[is_new]
             for k in range(0, len(one), BATCH):
@@ -153,10 +135,19 @@ def clustered(texts: pa.Array, made: NearDuplicateText, links: Callable[..., tup
                 alike = made.alike(column.take(pa.array(a)), column.take(pa.array(b)))
                 unite(parent, a[alike], b[alike])
             flatten(parent)
-            if not place:  # equal texts have the same keys, all but the first of them
-                active = np.flatnonzero(parent == np.arange(len(texts)))
         active = np.flatnonzero(parent == np.arange(len(texts)))
     return parent
+
+
+def by_runs(values: npt.NDArray[np.uint64], ids: Ids, parent: Ids) -> tuple[Ids, Ids]:
+    """Links between rows of equal values that are not in one cluster yet."""
+    order = np.argsort(values, kind="stable")
+    row, is_first = ids[order], np.diff(values[order], prepend=~values[order[:1]]) != 0
+    best = np.repeat(row[is_first], np.diff(np.flatnonzero(is_first), append=len(order)))
+    before = np.where(is_first, row, np.roll(row, 1))
+    one, other = np.concatenate([best, before[before != best]]), np.concatenate([row, row[before != best]])
+    is_new = parent[one] != parent[other]
+    return one[is_new], other[is_new]
 
 
 def scored(texts: pa.Array, made: NearDuplicateText) -> tuple[npt.NDArray[np.uint64], Ids]:

@@ -10,7 +10,6 @@ import sys
 import time
 from collections.abc import Callable
 from itertools import combinations
-from types import SimpleNamespace
 from typing import Any
 
 import imagehash
@@ -23,7 +22,7 @@ from pairsieve.filters import _hamming, _links, _phash
 from pairsieve.filters._images import decode
 from pairsieve.filters._phash_pictures import drafted, small
 from pairsieve.filters.near_duplicate_image import NearDuplicateImage
-from pairsieve.pipelines import clusters
+from tests.support_clusters import Work, linked
 from tests.support_phash import encoded, planted, scene
 
 Flags = NDArray[np.bool_]
@@ -67,24 +66,11 @@ def _hashing(files: list[bytes], pictures: list[Image.Image], bits: int) -> None
     print(f"  bits equal ImageHash's: {equal} of {count}")
 
 
-class Work:
-    """What the engine's linking takes, from memory."""
-
-    def __init__(self, made: NearDuplicateImage, hashes: NDArray[np.uint8], masks: Flags) -> None:
-        """Make the keys, a column each."""
-        self.step = SimpleNamespace(filter=made, id="near_duplicate_image")
-        keys = _hamming.keys(_hamming.words(hashes), masks)
-        self._columns = [pa.array(np.ascontiguousarray(column)) for column in keys.T]
-        self._hashes = pa.array(list(map(bytes, hashes)), pa.binary(hashes.shape[1]))
-        self.keys = len(self._columns)
-
-    def column(self, name: str, kind: pa.DataType) -> pa.Array:
-        """A column of keys."""
-        return self._columns[int(name.removeprefix("_key_"))]
-
-    def compared(self) -> dict[str, pa.Array]:
-        """The hashes."""
-        return {"phash": self._hashes}
+def worked(made: NearDuplicateImage, hashes: NDArray[np.uint8], masks: Flags) -> Work:
+    """Hashes with their keys."""
+    keys = _hamming.keys(_hamming.words(hashes), masks)
+    columns = [pa.array(np.ascontiguousarray(column)) for column in keys.T]
+    return Work(made, columns, {"phash": pa.array(list(map(bytes, hashes)), pa.binary(hashes.shape[1]))})
 
 
 def choices(bits: int, blocks: int, taken: int) -> Flags:
@@ -108,9 +94,9 @@ def linking(count: int) -> None:
     for bits, radius, name, masks in sorts:
         hashes, of = planted(count, bits, radius, seed=1)
         order = np.random.default_rng(2).permutation(count)
-        work = Work(NearDuplicateImage(bits=bits, radius=radius), hashes, masks)
+        work = worked(NearDuplicateImage(bits=bits, radius=radius), hashes, masks)
         began = time.process_time()
-        parent = clusters._linked(work, order)  # type: ignore[arg-type]
+        parent = linked(work, order)
         took = time.process_time() - began
         root = np.empty(count, np.int64)
         root[order] = parent
