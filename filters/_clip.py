@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,6 +20,8 @@ if TYPE_CHECKING:
 
 MOST_CHARACTERS = 10_000
 """So much of a caption is tokenized: far more than 77 tokens hold, and the tokenizer's time is quadratic in a word."""
+CPU_BATCH = 16
+"""Pairs a forward pass on a CPU: as fast a pair as 64 (ViT-B/32: 0.10 and 0.10 s an image), with less padding."""
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "AVIF", "BMP", "TIFF")
 """Pillow knows others that run programs or have no use here."""
 
@@ -38,19 +39,33 @@ class Clip:
     batch_size: int
 
     @staticmethod
-    def load(source: str, pretrained: str | None, precision: str, device: str, batch_size: int) -> "Clip":
-        """Load by open_clip name and tag, ``hf-hub:`` id, or local directory; raises what open_clip raises."""
+    def load(name: str, pretrained: str | None, precision: str, device: str, batch_size: int | None = None) -> "Clip":
+        """Load by open_clip's name (``local-dir:`` and ``hf-hub:`` too) and tag; raises what open_clip raises."""
         import open_clip
         import torch
 
-        name = f"local-dir:{Path(source).resolve()}" if Path(source).is_dir() else source
         chosen = device_of(device)
+        exact = {"cpu": "fp32", "cuda": "fp16"}[chosen.type] if precision == "auto" else precision
         model, transform = open_clip.create_model_from_pretrained(
-            name, pretrained=pretrained, device=chosen, precision=precision
+            name, pretrained=pretrained, device=chosen, precision=exact
         )
-        dtype = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[precision]
-        side = _side(model)
-        return Clip(model.eval(), side, transform, open_clip.get_tokenizer(name), chosen, dtype, batch_size)
+        dtype = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[exact]
+        size = batch_size or CPU_BATCH
+        return Clip(model.eval(), _side(model), transform, open_clip.get_tokenizer(name), chosen, dtype, size)
+
+    def texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """float32[n, d] normalised embeddings, a padded batch at a time; in the device's order of additions."""
+        import torch
+        from torch.nn.functional import normalize
+
+        found = []
+        with _one_thread(), torch.inference_mode():
+            for start in range(0, len(texts), self.batch_size):
+                part = [text[:MOST_CHARACTERS] for text in texts[start : start + self.batch_size]]
+                tokens = self.tokenize(part + [""] * (self.batch_size - len(part))).to(self.device)
+                rows = normalize(self.model.encode_text(tokens).float(), dim=-1)
+                found.append(np.asarray(rows[: len(part)].cpu().numpy(), np.float32))
+        return np.concatenate(found) if found else np.zeros((0, 0), np.float32)
 
     def score(self, images: pa.Array, texts: Sequence[str | None]) -> tuple[NDArray[np.float32], list[str | None]]:
         """float32[n] cosines, and for each pair why it has none; at most ``batch_size`` pairs."""
