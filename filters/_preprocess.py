@@ -1,0 +1,194 @@
+"""What a CLIP model wants of an image, and how the bytes of a file become it."""
+
+import threading
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from io import BytesIO
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from pairsieve.filters._images import MAX_PIXELS
+
+if TYPE_CHECKING:
+    import torch
+
+T = TypeVar("T")
+Pixels = NDArray[np.uint8]
+Interpolation = Literal["bicubic", "bilinear"]
+ResizeMode = Literal["shortest", "longest", "squash"]
+
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "AVIF", "BMP", "TIFF")
+"""Pillow knows others that run programs or have no use here."""
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """A model's picture: its size and how an image gets it; the fields are those of open_clip's ``PreprocessCfg``."""
+
+    size: tuple[int, int]  # height, width
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    interpolation: Interpolation = "bicubic"
+    resize_mode: ResizeMode = "shortest"
+    fill_color: int = 0
+
+    @staticmethod
+    def of(model: Any) -> "Preprocess":
+        """What an open_clip model was made with; raises ``ValueError`` where that is unknown to open_clip 3.3."""
+        from open_clip import get_model_preprocess_cfg
+        from open_clip.transform import PreprocessCfg, merge_preprocess_dict
+
+        known = merge_preprocess_dict(PreprocessCfg(), get_model_preprocess_cfg(model))
+        if known["interpolation"] not in ("bicubic", "bilinear", "random"):
+            raise ValueError(f"interpolation {known['interpolation']!r}: open_clip has bicubic and bilinear")
+        if known["resize_mode"] not in ("shortest", "longest", "squash"):
+            raise ValueError(f"resize_mode {known['resize_mode']!r}: open_clip has shortest, longest and squash")
+        return Preprocess(
+            _pair(known["size"]),
+            _three(known["mean"]),
+            _three(known["std"]),
+            "bilinear" if known["interpolation"] == "bilinear" else "bicubic",  # 'random' is for training only
+            known["resize_mode"],
+            int(known["fill_color"]),
+        )
+
+    def resized(self, width: int, height: int) -> tuple[int, int]:
+        """Width and height of a picture after resizing, before cropping or padding."""
+        high, wide = self.size
+        if self.resize_mode == "squash":
+            return wide, high
+        if self.resize_mode == "shortest" and high == wide:  # torchvision's Resize cuts, ResizeKeepRatio rounds
+            long = int(high * max(width, height) / min(width, height))
+            return (high, long) if width <= height else (long, high)
+        ratios = height / high, width / wide
+        ratio = max(ratios) if self.resize_mode == "longest" else min(ratios)
+        return round(width / ratio), round(height / ratio)
+
+    @property
+    def cubic(self) -> bool:
+        """Whether pixels are weighed by the cubic filter: open_clip always does where a shorter side is not square."""
+        return self.interpolation == "bicubic" or (self.resize_mode == "shortest" and self.size[0] != self.size[1])
+
+
+def _pair(size: Any) -> tuple[int, int]:
+    """Height and width."""
+    high, wide = (size, size) if isinstance(size, int | float) else (*size, *size)[:2]
+    return int(high), int(wide)
+
+
+def _three(value: Any) -> tuple[float, float, float]:
+    """A number for each channel, as open_clip reads them."""
+    red, green, blue = value if isinstance(value, list | tuple) else (value,) * 3
+    return float(red), float(green), float(blue)
+
+
+def pixels(data: bytes | None, wanted: Sequence[Preprocess], fast: bool) -> list[Pixels] | str:
+    """The picture as each model wants it, uint8[3, height, width], or why there is none.
+
+    ``no_image`` for null; ``too_many_pixels`` by the header, or after resizing for the largest of the models;
+    ``broken_image`` for what Pillow does not decode to its end, or nothing is left of.
+    """
+    if data is None:
+        return "no_image"
+    if not fast:
+        return _guarded(data, wanted, _exact)
+    from pairsieve.filters import _preprocess_fast  # compiles on its first import
+
+    found = _guarded(data, wanted, _preprocess_fast.decoded)
+    if found is None:
+        return _guarded(data, wanted, _exact)
+    return found if isinstance(found, str) else list(map(_preprocess_fast.picture, found, wanted))
+
+
+Work = Callable[[Image.Image, bytes, Sequence[Preprocess]], T]
+
+
+def _guarded(data: bytes, wanted: Sequence[Preprocess], work: "Work[T]") -> T | str:
+    """What ``work`` makes of an image of a sane size, or why it makes nothing."""
+    try:
+        with _QUIET, Image.open(BytesIO(data), formats=FORMATS) as image:
+            return "too_many_pixels" if _too_large(image.size, wanted) else work(image, data, wanted)
+    except Image.DecompressionBombError:
+        return "too_many_pixels"
+    except Exception:  # decoders raise whatever a hostile file leads them to
+        return "broken_image"
+
+
+def _too_large(size: tuple[int, int], wanted: Sequence[Preprocess]) -> bool:
+    """Whether a picture, or its shorter side resized to the longest that is wanted, has more than ``MAX_PIXELS``."""
+    (short, long), side = sorted(size), max((max(one.size) for one in wanted), default=1)
+    return max(short * long, long * side * side // max(1, short)) > MAX_PIXELS
+
+
+def _exact(image: Image.Image, _: bytes, wanted: Sequence[Preprocess]) -> list[Pixels]:
+    """By open_clip's own transform."""
+    return [_planes(_transformed(image, one)) for one in wanted]
+
+
+def _transformed(image: Image.Image, wanted: Preprocess) -> Image.Image:
+    for step in _steps(wanted):
+        image = step(image)
+    return image
+
+
+@cache
+def _steps(wanted: Preprocess) -> list[Callable[[Image.Image], Image.Image]]:
+    """open_clip's transform up to the RGB picture."""
+    from open_clip.transform import image_transform
+
+    whole = image_transform(
+        wanted.size,
+        is_train=False,
+        mean=wanted.mean,
+        std=wanted.std,
+        resize_mode=wanted.resize_mode,
+        interpolation=wanted.interpolation,
+        fill_color=wanted.fill_color,
+    )
+    return list(whole.transforms[:-2])  # the last two are ToTensor and Normalize
+
+
+def _planes(image: Image.Image) -> Pixels:
+    """uint8[3, height, width] of an RGB picture."""
+    return np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1))
+
+
+def normalised(batch: "torch.Tensor", wanted: Preprocess, dtype: "torch.dtype") -> "torch.Tensor":
+    """What the model takes of uint8[n, 3, height, width], on the batch's device.
+
+    In float32 on the CPU it is bit for bit ToTensor and Normalize; other types are rounded from that.
+    """
+    import torch
+
+    mean = torch.tensor(wanted.mean, dtype=torch.float32, device=batch.device).view(3, 1, 1)
+    std = torch.tensor(wanted.std, dtype=torch.float32, device=batch.device).view(3, 1, 1)
+    return batch.to(torch.float32).div_(255).sub_(mean).div_(std).to(dtype)
+
+
+class _Quiet:
+    """No warnings while any thread is inside: ``warnings.catch_warnings`` alone restores the wrong state then."""
+
+    def __init__(self) -> None:
+        self._lock, self._inside, self._caught = threading.Lock(), 0, warnings.catch_warnings()
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if not self._inside:
+                self._caught = warnings.catch_warnings()
+                self._caught.__enter__()
+                warnings.simplefilter("ignore")  # Pillow warns of odd but decodable files
+            self._inside += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if not self._inside:
+                self._caught.__exit__(None, None, None)
+
+
+_QUIET = _Quiet()
