@@ -1,42 +1,46 @@
-"""An open_clip model that scores image bytes against texts, batch by padded batch."""
+"""A loaded open_clip model: pictures and texts in, normalised float32 embeddings out, batch by padded batch."""
 
-import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from io import BytesIO
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
-from PIL import Image
 
-from pairsieve.filters._images import MAX_PIXELS
+from pairsieve.filters._clip_batches import Batches, Rows
+from pairsieve.filters._clip_short import TextTowers
+from pairsieve.filters._clip_tokens import Ids, Tokens
+from pairsieve.filters._preprocess import Pixels, Preprocess, normalised
 from pairsieve.filters._products import device_of
 
 if TYPE_CHECKING:
     import torch
 
-MOST_CHARACTERS = 10_000
-"""So much of a caption is tokenized: far more than 77 tokens hold, and the tokenizer's time is quadratic in a word."""
 CPU_BATCH = 16
-"""Pairs a forward pass on a CPU: as fast a pair as 64 (ViT-B/32: 0.10 and 0.10 s an image), with less padding."""
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "AVIF", "BMP", "TIFF")
-"""Pillow knows others that run programs or have no use here."""
+"""Rows a batch on a CPU: a row costs as much as with 64 (ViT-B/32: 0.10 s an image on one core), padding less."""
+GPU_BATCH = 512
+"""On a GPU to begin with, halved where the memory is too small; more are no faster, so most machines run the same."""
 
 
-@dataclass(frozen=True)
 class Clip:
-    """A loaded model with its transform and tokenizer; ``score`` is its one job."""
+    """A model with its preprocessing and tokenizer; ``put_images`` and ``put_texts`` are the work, in any order."""
 
-    model: Any
-    side: int
-    transform: Callable[[Image.Image], "torch.Tensor"]
-    tokenize: Callable[[list[str]], "torch.Tensor"]
-    device: "torch.device"
-    dtype: "torch.dtype"
-    batch_size: int
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        device: "torch.device",
+        dtype: "torch.dtype",
+        batch_size: int | None = None,
+        pictures: Preprocess | None = None,
+    ) -> None:
+        """Take a model in evaluation mode that is on the device."""
+        self.model, self.device, self.dtype = model, device, dtype
+        self.batch_size = batch_size or (GPU_BATCH if device.type == "cuda" else CPU_BATCH)
+        self.wanted = pictures or Preprocess.of(model)
+        self.tokens = Tokens(tokenizer)
+        self._towers = TextTowers(model, self.tokens.context)
+        self._images: dict[bool, Batches] = {}
+        self._texts: dict[int, Batches] = {}
 
     @staticmethod
     def load(name: str, pretrained: str | None, precision: str, device: str, batch_size: int | None = None) -> "Clip":
@@ -46,93 +50,83 @@ class Clip:
 
         chosen = device_of(device)
         exact = {"cpu": "fp32", "cuda": "fp16"}[chosen.type] if precision == "auto" else precision
-        model, transform = open_clip.create_model_from_pretrained(
-            name, pretrained=pretrained, device=chosen, precision=exact
+        model = open_clip.create_model(
+            name, pretrained=pretrained, device=chosen, precision=exact, require_pretrained=True
         )
         dtype = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[exact]
-        size = batch_size or CPU_BATCH
-        return Clip(model.eval(), _side(model), transform, open_clip.get_tokenizer(name), chosen, dtype, size)
+        return Clip(model.eval(), open_clip.get_tokenizer(name), chosen, dtype, batch_size)
+
+    @property
+    def is_sigmoid(self) -> bool:
+        """Whether its logits have a bias."""
+        return getattr(self.model, "logit_bias", None) is not None
+
+    def logits(self, cosines: NDArray[np.float32]) -> NDArray[np.float32]:
+        """cos · exp(logit_scale) + logit_bias, float32[n]."""
+        scale = self.model.logit_scale.detach().float().exp().reshape(-1)[0].item()
+        bias = self.model.logit_bias.detach().float().reshape(-1)[0].item() if self.is_sigmoid else 0.0
+        return np.asarray(cosines * np.float32(scale) + np.float32(bias), np.float32)
+
+    def put_images(self, rows: Pixels, to: Rows, at: NDArray[np.int64], mirrored: bool = False) -> None:
+        """Take uint8[n, 3, height, width]; the embeddings arrive at ``to`` by the next ``flush``."""
+        if mirrored not in self._images:
+            encode = self._encode_mirrored if mirrored else self._encode_images
+            self._images[mirrored] = self._batches(encode, (3, *self.wanted.size), np.uint8)
+        self._images[mirrored].put(rows, to, at)
+
+    def put_texts(self, ids: Ids, to: Rows, at: NDArray[np.int64]) -> None:
+        """Take the tokens int64[n, context]; the embeddings arrive at ``to`` by the next ``flush``."""
+        needed = self._towers.needed(ids)
+        for length in np.unique(needed).tolist():
+            if length not in self._texts:
+                self._texts[length] = self._batches(self._text_encoder(length), (length,), np.int64)
+            chosen = needed == length
+            self._texts[length].put(ids[chosen, :length], to, at[chosen])
+
+    def flush(self) -> None:
+        """Everything that was put has arrived then."""
+        for batches in (*self._images.values(), *self._texts.values()):
+            batches.flush()
+
+    def reset(self) -> None:
+        """Forget what a caller put who did not come back."""
+        for batches in (*self._images.values(), *self._texts.values()):
+            batches.reset()
+
+    def images(self, rows: Pixels) -> NDArray[np.float32]:
+        """float32[n, d], normalised, of uint8[n, 3, height, width] as ``wanted`` makes them."""
+        to = Rows(len(rows))
+        self.put_images(rows, to, np.arange(len(rows)))
+        self.flush()
+        return np.zeros((0, 0), np.float32) if to.values is None else to.values
 
     def texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """float32[n, d] normalised embeddings, a padded batch at a time; in the device's order of additions."""
-        import torch
-        from torch.nn.functional import normalize
+        """float32[n, d], normalised; the bits of a text do not depend on the others."""
+        to = Rows(len(texts))
+        self.put_texts(self.tokens.ids(texts), to, np.arange(len(texts)))
+        self.flush()
+        return np.zeros((0, 0), np.float32) if to.values is None else to.values
 
-        found = []
-        with _one_thread(), torch.inference_mode():
-            for start in range(0, len(texts), self.batch_size):
-                part = [text[:MOST_CHARACTERS] for text in texts[start : start + self.batch_size]]
-                tokens = self.tokenize(part + [""] * (self.batch_size - len(part))).to(self.device)
-                rows = normalize(self.model.encode_text(tokens).float(), dim=-1)
-                found.append(np.asarray(rows[: len(part)].cpu().numpy(), np.float32))
-        return np.concatenate(found) if found else np.zeros((0, 0), np.float32)
-
-    def score(self, images: pa.Array, texts: Sequence[str | None]) -> tuple[NDArray[np.float32], list[str | None]]:
-        """float32[n] cosines, and for each pair why it has none; at most ``batch_size`` pairs."""
-        pixels, errors = self._pixels(images)
-        errors = [e or (None if t and t.strip() else "no_text") for e, t in zip(errors, texts, strict=True)]
-        if all(errors):
-            return np.full(len(errors), np.nan, np.float32), errors
-        with _one_thread():
-            return self._cosines(pixels, [(t or "")[:MOST_CHARACTERS] for t in texts])[: len(errors)], errors
-
-    def _pixels(self, images: pa.Array) -> tuple["torch.Tensor", list[str | None]]:
-        """The padded batch of transformed images; a broken one is zeros and an error code."""
+    def _batches(self, encode: Any, shape: tuple[int, ...], kind: Any) -> Batches:
         import torch
 
-        decoded = [_decode(image.as_py(), self.transform, self.side) for image in images]
-        blank = next((d for d in decoded if not isinstance(d, str)), torch.zeros(1))
-        tensors = [torch.zeros_like(blank) if isinstance(d, str) else d for d in decoded]
-        tensors += [torch.zeros_like(blank)] * (self.batch_size - len(tensors))
-        return torch.stack(tensors), [d if isinstance(d, str) else None for d in decoded]
+        dtype = torch.uint8 if kind is np.uint8 else torch.int64
+        return Batches(encode, shape, dtype, self.batch_size, self.device)
 
-    def _cosines(self, pixels: "torch.Tensor", texts: list[str]) -> NDArray[np.float32]:
-        """Cosines of a padded batch; projections are normalised and multiplied in float32."""
-        import torch
-        from torch.nn.functional import normalize
+    def _encode_images(self, pixels: "torch.Tensor") -> "torch.Tensor":
+        found = self.model.encode_image(normalised(pixels, self.wanted, self.dtype), normalize=False)
+        return _unit(found)
 
-        tokens = self.tokenize(texts + [""] * (self.batch_size - len(texts))).to(self.device)
-        with torch.inference_mode():
-            image = normalize(self.model.encode_image(pixels.to(self.device, self.dtype)).float(), dim=-1)
-            text = normalize(self.model.encode_text(tokens).float(), dim=-1)
-            return np.asarray((image * text).sum(-1).cpu().numpy(), np.float32)
+    def _encode_mirrored(self, pixels: "torch.Tensor") -> "torch.Tensor":
+        return self._encode_images(pixels.flip(-1))
+
+    def _text_encoder(self, length: int) -> Any:
+        tower = self._towers.tower(length)
+        return lambda ids: _unit(tower(ids))
 
 
-def _side(model: Any) -> int:
-    """Pixels of the shorter side that images are resized to."""
-    size = model.visual.image_size
-    return int(size if isinstance(size, int) else max(size))
+def _unit(found: "torch.Tensor") -> "torch.Tensor":
+    """Rows of length one, in float32 whatever the model computed in."""
+    from torch.nn.functional import normalize
 
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """A fixed number of threads, because the order of additions in a matrix product depends on it.
-
-    The process's own number comes back afterwards: the host may train with it.
-    """
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-def _decode(data: bytes | None, transform: Callable[[Image.Image], "torch.Tensor"], side: int) -> "torch.Tensor | str":
-    """The transformed image, or why there is none."""
-    if data is None:
-        return "no_image"
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow warns of odd but decodable files
-            with Image.open(BytesIO(data), formats=FORMATS) as image:
-                short, long = sorted(image.size)
-                if max(short * long, long * side * side // max(1, short)) > MAX_PIXELS:
-                    return "too_many_pixels"
-                return transform(image)
-    except Image.DecompressionBombError:
-        return "too_many_pixels"
-    except Exception:  # decoders raise whatever a hostile file leads them to
-        return "broken_image"
+    return normalize(found.float(), dim=-1)

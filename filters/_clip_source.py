@@ -13,6 +13,7 @@ from functools import lru_cache
 from importlib.resources import files
 from importlib.util import find_spec
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 from pydantic import Field, model_validator
@@ -26,6 +27,8 @@ HUB = "hf-hub:"
 CONFIG = "open_clip_config.json"
 MOST_BYTES = 1 << 20
 """A configuration is a few kilobytes."""
+HUB_SECONDS = 300
+"""So long the hub is not asked again."""
 
 _WEIGHTS = (".safetensors", ".bin", ".pth")
 _MODEL_FILES = (*_WEIGHTS, ".json", ".txt", ".model")
@@ -67,7 +70,6 @@ class ClipSource(Settings):
         if self.folder:
             _check_directory(self.folder)
         elif self.is_on_hub:
-            _check_hub(self.model)
             self.config()
         else:
             _check_name(self.model, self.pretrained)
@@ -85,11 +87,20 @@ class ClipSource(Settings):
         where it is none.
         """
         if self.is_on_hub:
+            _check_hub(self.model)
             return _architecture(_hub_file(self.model, CONFIG))
         if self.folder:
             return _architecture(str(self.folder / CONFIG))
         known = _known()
-        return json.loads(known[name].read_bytes()) if (name := self.model.replace("/", "-")) in known else {}
+        found = known.get(self.model.replace("/", "-"))
+        config: dict[str, Any] = json.loads(found.read_bytes()) if found else {}
+        return config
+
+    def _config_or_none(self) -> Mapping[str, Any]:
+        try:
+            return self.config()
+        except (OSError, ValueError, UserError):
+            return {}
 
     def dimension(self) -> int:
         """Numbers of an embedding; raises as ``config``, and ``ValueError`` where the configuration does not say."""
@@ -100,14 +111,11 @@ class ClipSource(Settings):
 
     def is_sigmoid(self) -> bool:
         """Whether it was trained with the sigmoid loss, as SigLIP: its logits have a bias."""
-        return self.config().get("init_logit_bias") is not None
+        return self._config_or_none().get("init_logit_bias") is not None
 
     def modules(self) -> tuple[str, ...]:
         """Packages that it imports; those of every model where its configuration is broken, as ``check`` says."""
-        try:
-            config = self.config()
-        except (OSError, ValueError, UserError):
-            config = {}
+        config = self._config_or_none()
         text, vision = (config.get(part) or {} for part in ("text_cfg", "vision_cfg"))
         needs_hf = "hf_tokenizer_name" in text or "hf_model_name" in text
         return ("open_clip", "torch") + ("timm",) * ("timm_model_name" in vision) + ("transformers",) * needs_hf
@@ -128,20 +136,27 @@ def _architecture(file: str) -> Mapping[str, Any]:
     return architecture
 
 
-@lru_cache(maxsize=32)
 def _hub_file(model: str, name: str) -> str:
-    """A file of a model on the hub, from the local cache where it is there."""
+    """A file of a model on the hub, from the local cache where it is there; raises ``UserError``."""
     if find_spec("huggingface_hub") is None:
         raise MissingExtraError(f"model {model!r} needs huggingface_hub: pip install 'pairsieve[clip]'")
+    path, why = _fetched(model.removeprefix(HUB), name, int(monotonic() // HUB_SECONDS))
+    if path is None:
+        raise UserError(
+            f"model: cannot fetch {name} of {model!r}: {why}; check the name, go online, or give a local directory"
+        )
+    return path
+
+
+@lru_cache(maxsize=32)
+def _fetched(repository: str, name: str, when: int) -> tuple[str | None, str]:
+    """The file, or why there is none: a plan asks several times, and the hub's client tries for most of a minute."""
     from huggingface_hub import hf_hub_download
 
     try:
-        return str(hf_hub_download(model.removeprefix(HUB), name))
+        return str(hf_hub_download(repository, name)), ""
     except Exception as error:  # the hub raises its own errors, those of requests, and of the disk
-        why = (str(error).strip() or type(error).__name__).split("\n")[0].rstrip(": ")
-        raise UserError(
-            f"model: cannot fetch {name} of {model!r}: {why}; check the name, go online, or give a local directory"
-        ) from None
+        return None, (str(error).strip() or type(error).__name__).split("\n")[0].rstrip(": .")
 
 
 def _check_hub(model: str) -> None:
@@ -182,10 +197,15 @@ def _check_name(model: str, pretrained: str | None) -> None:
 
 
 def _check_tag(model: str, tag: str) -> None:
+    """Refuse an unknown tag, and one of another activation: open_clip loads it with no more than a warning."""
     import open_clip
 
-    tags = open_clip.list_pretrained_tags_by_model(model)
-    if not open_clip.get_pretrained_cfg(model, tag):
+    found = open_clip.get_pretrained_cfg(model, tag)
+    if not found:
+        tags = open_clip.list_pretrained_tags_by_model(model)
         near = get_close_matches(tag, tags, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(tags) or 'none'}"
         raise ValueError(f"pretrained: {model} has no tag and there is no file {tag!r}; {hint}")
+    fitting = f"{model}-quickgelu"
+    if found.get("quick_gelu") and not open_clip.get_model_config(model).get("quick_gelu") and fitting in _known():
+        raise ValueError(f"model: {tag!r} was trained with QuickGELU, so its scores would be wrong; write {fitting}")

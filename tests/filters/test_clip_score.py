@@ -1,6 +1,5 @@
 """CLIP scores equal open_clip's, and depend on nothing but the pair."""
 
-import json
 import shutil
 from collections.abc import Callable
 from io import BytesIO
@@ -23,34 +22,18 @@ from pairsieve.pipelines.run import run
 from pairsieve.schemas.errors import PairsieveError, RecipeError, UserError
 
 torch = pytest.importorskip("torch")
-open_clip = pytest.importorskip("open_clip")
+pytest.importorskip("open_clip")
+
+from tests.support_clip import CLIP, opened, reference, write_model  # noqa: E402
 
 DEMO = Path(ClipScore(model="pairsieve-demo").files()[0]).parent
 Photo = Callable[..., bytes]
-VISION = {"image_size": 32, "layers": 2, "width": 128, "head_width": 32, "patch_size": 8}
-TEXT = {"context_length": 77, "vocab_size": 49408, "width": 96, "heads": 2, "layers": 2}
-PREPROCESS = {
-    "mean": [0.48145466, 0.4578275, 0.40821073],
-    "std": [0.26862954, 0.26130258, 0.27577711],
-    "interpolation": "bicubic",
-    "resize_mode": "shortest",
-    "size": 32,
-}
 
 
 @pytest.fixture(scope="module")
 def vit(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A vision transformer of random weights in open_clip's directory format."""
-    from safetensors.torch import save_file
-
-    out = tmp_path_factory.mktemp("vit")
-    config = {"embed_dim": 64, "vision_cfg": VISION, "text_cfg": TEXT}
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        model = open_clip.CLIP(**config)
-    save_file({k: v.contiguous() for k, v in model.state_dict().items()}, str(out / "open_clip_model.safetensors"))
-    (out / "open_clip_config.json").write_text(json.dumps({"model_cfg": config, "preprocess_cfg": PREPROCESS}))
-    return out
+    return write_model(tmp_path_factory.mktemp("models") / "vit", CLIP)
 
 
 @pytest.fixture(scope="module", params=["demo", "vit"])
@@ -66,22 +49,9 @@ def measure(made: ClipScore, images: list[bytes | None], texts: list[str | None]
     return found["clip_score"].to_numpy(zero_copy_only=False), found["clip_score_error"].to_pylist()
 
 
-def opened(model: str, **chosen: Any) -> ClipScore:
-    """A filter with its model loaded."""
-    made = ClipScore(model=model, device="cpu", **chosen)
-    made.open()
-    return made
-
-
 def by_hand(model: str, image: bytes, text: str) -> float:
     """One pair through open_clip, as its README does it."""
-    name = f"local-dir:{DEMO if model == 'pairsieve-demo' else model}"
-    net, transform = open_clip.create_model_from_pretrained(name, device="cpu")
-    with torch.inference_mode():
-        pixels = transform(Image.open(BytesIO(image)))[None]
-        one = torch.nn.functional.normalize(net.eval().encode_image(pixels), dim=-1)
-        other = torch.nn.functional.normalize(net.encode_text(open_clip.get_tokenizer(name)([text])), dim=-1)
-        return float((one * other).sum())
+    return float(reference(model, image, text)["score"])
 
 
 def pairs(photo: Photo, count: int) -> tuple[list[bytes | None], list[str | None]]:
@@ -121,6 +91,27 @@ def test_bits(photo: Photo, model: str) -> None:
         np.testing.assert_array_equal(np.roll(turned, shift), whole)
     alone = [measure(made, [i], [t])[0][0] for i, t in zip(images, texts, strict=True)]
     np.testing.assert_array_equal(alone, whole)
+
+
+@pytest.mark.parametrize(("precision", "near"), [("fp32", 1e-5), ("fp16", 2e-3), ("bf16", 2e-2)])
+def test_precisions(photo: Photo, vit: Path, precision: str, near: float) -> None:
+    """Scores of half precision are near those of float32, which a CPU gives by itself."""
+    images, texts = pairs(photo, 6)
+    want, _ = measure(opened(vit), images, texts)
+    found, _ = measure(opened(vit, precision=precision), images, texts)
+    np.testing.assert_allclose(found, want, atol=near)
+    assert (found == want).all() == (precision == "fp32")
+
+
+def test_work_is_skipped(photo: Photo, vit: Path) -> None:
+    """Texts of pairs without an image are not encoded, nor images of pairs without a text."""
+    made, seen = opened(vit, batch_size=4), []
+    for tower in (made._clips[0].model.visual, made._clips[0].model.transformer):
+        tower.register_forward_pre_hook(lambda module, given: seen.append(len(given[0])))
+    measure(made, [None, b"x", photo(40, 40)] * 4, ["a", "b", None] * 4)
+    assert not seen
+    measure(made, [photo(40, 40), None] * 4, ["a", "b"] * 4)
+    assert seen == [4, 4]
 
 
 def test_neighbours_broken(photo: Photo) -> None:
@@ -227,6 +218,8 @@ def test_settings_in_fingerprint() -> None:
         ({"model": "models/none"}, "no architecture and no directory"),
         ({"model": "ViT-B-32"}, "pretrained: give the weights"),
         ({"model": "ViT-B-32", "pretrained": "laion2b_s34b_b79"}, "did you mean 'laion2b_s34b_b79k'"),
+        ({"model": "ViT-L-14", "pretrained": "openai"}, "QuickGELU.*write ViT-L-14-quickgelu"),
+        ({"model": "ViT-B/32", "pretrained": "laion400m_e32"}, "QuickGELU.*write ViT-B-32-quickgelu"),
         ({"model": "pairsieve-demo", "pretrained": "openai"}, "'pretrained' goes with"),
         ({"model": "{tmp}"}, "open_clip_config.json"),
         ({"model": "{tmp}/junk"}, "is not JSON"),
@@ -254,6 +247,20 @@ def test_refused_by_the_plan(tmp_path: Path, chosen: dict[str, Any], says: str) 
     with pytest.raises(RecipeError, match=says) as caught:
         make_plan(source, *check(source), types)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("model", "tag"),
+    [
+        ("ViT-L-14-quickgelu", "openai"),
+        ("ViT-B-32", "laion2b_s34b_b79k"),
+        ("roberta-ViT-B-32", "laion2b_s12b_b32k"),
+        ("ViT-B-16-SigLIP", "webli"),
+    ],
+)
+def test_tags_that_fit(model: str, tag: str) -> None:
+    """Tags whose activation is the architecture's, or the only one there is, pass."""
+    ClipScore(model=model, pretrained=tag).check({})
 
 
 def test_broken_weights(vit: Path, tmp_path: Path) -> None:

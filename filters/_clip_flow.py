@@ -1,0 +1,214 @@
+"""Pairs on their way to embeddings: decoded in threads ahead of the device, in order, by one or more models at once.
+
+An image is decoded once for all models.  Batches are formed across the parts that are given; a part is handed back
+when all of it has arrived.  On a GPU the queue holds three blocks of 32 pairs a thread (about 5 MB each at 224
+pixels); on a CPU, where a forward pass takes 20 times as long as decoding, everything runs in the caller's thread.
+"""
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from pairsieve.filters._clip import Clip
+from pairsieve.filters._clip_batches import Rows
+from pairsieve.filters._clip_tokens import Ids
+from pairsieve.filters._preprocess import Pixels, Preprocess, pixels
+from pairsieve.filters.base import batches
+
+BLOCK = 32
+"""Pairs that a thread takes at once."""
+AHEAD = 3
+"""Blocks a thread that may wait for the device."""
+MOST_WAITING = 32
+"""Batches' worth of pairs that wait for the last of their embeddings; then half-full batches are run for them."""
+
+
+@dataclass(frozen=True)
+class Wants:
+    """What is computed: which sides, of single sides too (not of whole pairs only), mirrored images, tokens cut."""
+
+    images: bool = True
+    texts: bool = True
+    singles: bool = False
+    mirrored: bool = False
+    cut: bool = False
+
+
+@dataclass
+class Embedded:
+    """One model's view of a part: embeddings of its pairs, and int32[n] tokens that were cut off, -1 without a text."""
+
+    image: Rows
+    text: Rows
+    mirrored: Rows
+    cut: NDArray[np.int32]
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether nothing is on its way."""
+        return not (self.image.missing or self.text.missing or self.mirrored.missing)
+
+    @staticmethod
+    def of(rows: int) -> "Embedded":
+        """Nothing yet."""
+        return Embedded(Rows(rows), Rows(rows), Rows(rows), np.full(rows, -1, np.int32))
+
+
+@dataclass
+class Part:
+    """A part on its way: why a pair has no score, and what each model makes of it."""
+
+    rows: int
+    models: list[Embedded]
+    errors: list[str | None] = field(default_factory=list)
+    blocks: int = 0  # that were not yet given to the models
+
+
+@dataclass(frozen=True)
+class _Block:
+    """A few pairs, prepared: pictures and tokens by kind, and the rows that they are of."""
+
+    errors: list[str | None]
+    pictures: dict[Preprocess, Pixels]
+    image_rows: NDArray[np.int64]
+    ids: dict[tuple[object, ...], Ids]
+    text_rows: NDArray[np.int64]
+    cut: dict[tuple[object, ...], tuple[NDArray[np.int32], NDArray[np.int64]]]
+
+
+class Flow:
+    """Threads and models; one stream at a time."""
+
+    def __init__(self, clips: Sequence[Clip], wants: Wants, fast: bool, threads: int) -> None:
+        """Threads are started at once; none for 0."""
+        self._clips, self._wants, self._fast = clips, wants, fast
+        self._kinds = tuple(dict.fromkeys(clip.wanted for clip in clips))
+        self._tokens = {clip.tokens.key: clip.tokens for clip in clips}
+        self._pool = ThreadPoolExecutor(threads, "pairsieve-decode", _one_torch_thread) if threads else None
+        self._most = AHEAD * threads
+        self._most_waiting = MOST_WAITING * max(clip.batch_size for clip in clips)
+
+    def close(self) -> None:
+        """Stop the threads."""
+        if self._pool:
+            self._pool.shutdown(cancel_futures=True)
+
+    def stream(self, parts: Iterable[pa.RecordBatch]) -> Iterator[Part]:
+        """Each part's errors and embeddings, in order; a part is taken while earlier ones are computed."""
+        for clip in self._clips:
+            clip.reset()
+        waiting: deque[Part] = deque()
+        queue: deque[tuple[Callable[[], _Block], Part, int]] = deque()
+        for pairs in parts:
+            part = Part(pairs.num_rows, [Embedded.of(pairs.num_rows) for _ in self._clips])
+            waiting.append(part)
+            start = 0
+            for piece in batches(pairs, BLOCK):
+                part.blocks += 1
+                queue.append((self._begin(piece), part, start))
+                start += piece.num_rows
+                while len(queue) > self._most:
+                    self._take(*queue.popleft())
+            yield from self._arrived(waiting)
+        while queue:
+            self._take(*queue.popleft())
+        self._flush()
+        yield from waiting
+
+    def _begin(self, piece: pa.RecordBatch) -> Callable[[], _Block]:
+        """Have a block prepared; the answer is waited for by the call."""
+        if self._pool is None:
+            return lambda: self._prepare(piece)
+        future: Future[_Block] = self._pool.submit(self._prepare, piece)
+        return future.result
+
+    def _take(self, prepared: Callable[[], _Block], part: Part, start: int) -> None:
+        """Give a block to the models."""
+        block = prepared()
+        part.errors += block.errors
+        for clip, own in zip(self._clips, part.models, strict=True):
+            key = clip.tokens.key
+            if len(block.image_rows):
+                clip.put_images(block.pictures[clip.wanted], own.image, start + block.image_rows)
+            if self._wants.mirrored and len(block.image_rows):
+                clip.put_images(block.pictures[clip.wanted], own.mirrored, start + block.image_rows, mirrored=True)
+            if len(block.text_rows):
+                clip.put_texts(block.ids[key], own.text, start + block.text_rows)
+            if key in block.cut:
+                cut, rows = block.cut[key]
+                own.cut[start + rows] = cut
+        part.blocks -= 1
+
+    def _arrived(self, waiting: deque[Part]) -> Iterator[Part]:
+        """The first parts that are complete; half-full batches are run where too many wait for them."""
+        if sum(part.rows for part in waiting) > self._most_waiting and not waiting[0].blocks:
+            self._flush()
+        while waiting and not waiting[0].blocks and all(own.is_complete for own in waiting[0].models):
+            yield waiting.popleft()
+
+    def _flush(self) -> None:
+        for clip in self._clips:
+            clip.flush()
+
+    def _prepare(self, piece: pa.RecordBatch) -> _Block:
+        """Decode and tokenize a block; only what is needed of a pair that can be scored."""
+        wants, rows = self._wants, piece.num_rows
+        decoded = [self._decoded(image.as_py()) for image in piece["image"]] if wants.images else [[]] * rows
+        texts = piece["text"].to_pylist() if wants.texts else [""] * rows
+        has_image = np.array([not isinstance(found, str) for found in decoded], bool)
+        has_text = np.array([bool(text and text.strip()) or not wants.texts for text in texts], bool)
+        is_pair = has_image & has_text
+        image_rows = np.flatnonzero(has_image if wants.singles else is_pair) if wants.images else _NONE
+        text_rows = np.flatnonzero(has_text if wants.singles else is_pair) if wants.texts else _NONE
+        pictures = {
+            kind: np.stack([decoded[i][place] for i in image_rows]) if len(image_rows) else _NO_PICTURES
+            for place, kind in enumerate(self._kinds)
+        }
+        ids, cut = self._tokenized(texts, text_rows, np.flatnonzero(has_text) if wants.texts else _NONE)
+        errors = [d if isinstance(d, str) else None if t else "no_text" for d, t in zip(decoded, has_text, strict=True)]
+        return _Block(errors, pictures, image_rows, ids, text_rows, cut)
+
+    def _decoded(self, data: bytes | None) -> list[Pixels] | str:
+        return pixels(data, self._kinds, self._fast)
+
+    def _tokenized(
+        self, texts: Sequence[str | None], wanted: NDArray[np.int64], counted: NDArray[np.int64]
+    ) -> tuple[dict[tuple[object, ...], Ids], dict[tuple[object, ...], tuple[NDArray[np.int32], NDArray[np.int64]]]]:
+        """Tokens of the rows wanted; where cuts are counted, those of the rows counted."""
+        ids, cuts = {}, {}
+        for key, tokens in self._tokens.items():
+            if self._wants.cut:
+                every, cut = tokens.ids_and_cut([texts[i] or "" for i in counted])
+                ids[key], cuts[key] = every[np.searchsorted(counted, wanted)], (cut, counted)
+            else:
+                ids[key] = tokens.ids([texts[i] or "" for i in wanted])
+        return ids, cuts
+
+
+_NONE = np.zeros(0, np.int64)
+_NO_PICTURES = np.zeros((0, 3, 1, 1), np.uint8)
+
+
+def decoders(asked: int | None, device: str, workers_per_gpu: int) -> int:
+    """Threads that decode: as many as asked for, else a GPU's share of the cores, none beside a model on a CPU."""
+    if asked is not None:
+        return asked
+    if device != "cuda":
+        return 0
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    gpus = len([path for path in Path("/dev").glob("nvidia[0-9]*") if path.name[6:].isdigit()]) or 1
+    return max(1, cores // (gpus * workers_per_gpu))
+
+
+def _one_torch_thread() -> None:
+    """Decoders run beside each other already."""
+    import torch
+
+    torch.set_num_threads(1)
