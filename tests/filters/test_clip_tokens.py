@@ -1,5 +1,7 @@
 """Tokens are those of open_clip's own tokenizer, and what is cut off is counted."""
 
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -92,3 +94,26 @@ def test_no_texts() -> None:
     """None in, none out."""
     assert MINE.ids([]).shape == (0, 77)
     assert MINE.ids_and_cut([])[1].shape == (0,)
+
+
+def test_other_tokenizers(tmp_path: Path) -> None:
+    """A tokenizer of transformers gives what open_clip's wrapper gives, from threads too, and its cuts are counted."""
+    transformers = pytest.importorskip("transformers")
+    tokenizers = pytest.importorskip("tokenizers")
+    words = {"<pad>": 0, "</s>": 1, "<unk>": 2, "cat": 3, "dog": 4}
+    core = tokenizers.Tokenizer(tokenizers.models.WordLevel(words, unk_token="<unk>"))
+    core.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    end = {"single": "$A </s>", "special_tokens": [("</s>", 1)]}
+    core.post_processor = tokenizers.processors.TemplateProcessing(**end)
+    names = {"pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>"}
+    transformers.PreTrainedTokenizerFast(tokenizer_object=core, **names).save_pretrained(str(tmp_path))
+    theirs = open_clip.HFTokenizer(str(tmp_path), context_length=8, clean="canonicalize")
+    made = Tokens(open_clip.HFTokenizer(str(tmp_path), context_length=8, clean="canonicalize"))
+    texts = ["cat", "Dog, DOG!", "cat " * 7, "cat " * 8, "cat " * 100]
+    ids, cut = made.ids_and_cut(texts)
+    np.testing.assert_array_equal(ids, theirs(texts).numpy())
+    assert cut.tolist() == [0, 0, 0, 1, 93]
+    with ThreadPoolExecutor(8) as pool:
+        for found in pool.map(made.ids, [texts] * 64):
+            np.testing.assert_array_equal(found, ids)
+    assert made.ids([]).shape == (0, 8) and made.ids_and_cut([])[1].shape == (0,)
