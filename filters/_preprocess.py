@@ -4,8 +4,10 @@ import threading
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
+from importlib.util import find_spec
 from io import BytesIO
+from math import inf
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
@@ -24,6 +26,8 @@ ResizeMode = Literal["shortest", "longest", "squash"]
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "AVIF", "BMP", "TIFF")
 """Pillow knows others that run programs or have no use here."""
+SPARE = 2.0
+"""``fast``: a JPEG that is decoded small still has so many times the pixels of the resized picture, both ways."""
 
 
 @dataclass(frozen=True)
@@ -91,18 +95,30 @@ def pixels(data: bytes | None, wanted: Sequence[Preprocess], fast: bool) -> list
     """The picture as each model wants it, uint8[3, height, width], or why there is none.
 
     ``no_image`` for null; ``too_many_pixels`` by the header, or after resizing for the largest of the models;
-    ``broken_image`` for what Pillow does not decode to its end, or nothing is left of.
+    ``broken_image`` for what Pillow does not decode to its end, or nothing is left of.  ``fast`` needs numba.
     """
     if data is None:
         return "no_image"
-    if not fast:
-        return _guarded(data, wanted, _exact)
-    from pairsieve.filters import _preprocess_fast  # compiles on its first import
-
-    found = _guarded(data, wanted, _preprocess_fast.decoded)
+    quick = _quick(fast)
+    if quick is None:
+        return _guarded(data, wanted, _by_pillow)
+    found = _guarded(data, wanted, partial(quick.decoded, spare=SPARE if fast else inf))
     if found is None:
-        return _guarded(data, wanted, _exact)
-    return found if isinstance(found, str) else list(map(_preprocess_fast.picture, found, wanted))
+        return _guarded(data, wanted, _by_pillow)
+    return found if isinstance(found, str) else list(map(quick.picture, found, wanted))
+
+
+@cache
+def _quick(fast: bool) -> Any:
+    """The module that resamples with numba; null where it is not installed or bits would not be those of this Pillow.
+
+    The kernels are compiled on their first import on a machine.
+    """
+    if not fast and find_spec("numba") is None:
+        return None
+    from pairsieve.filters import _preprocess_fast
+
+    return _preprocess_fast if fast or _preprocess_fast.equals_pillow() else None
 
 
 Work = Callable[[Image.Image, bytes, Sequence[Preprocess]], T]
@@ -125,7 +141,7 @@ def _too_large(size: tuple[int, int], wanted: Sequence[Preprocess]) -> bool:
     return max(short * long, long * side * side // max(1, short)) > MAX_PIXELS
 
 
-def _exact(image: Image.Image, _: bytes, wanted: Sequence[Preprocess]) -> list[Pixels]:
+def _by_pillow(image: Image.Image, _: bytes, wanted: Sequence[Preprocess]) -> list[Pixels]:
     """By open_clip's own transform."""
     return [_planes(_transformed(image, one)) for one in wanted]
 
@@ -165,9 +181,11 @@ def normalised(batch: "torch.Tensor", wanted: Preprocess, dtype: "torch.dtype") 
     """
     import torch
 
-    mean = torch.tensor(wanted.mean, dtype=torch.float32, device=batch.device).view(3, 1, 1)
-    std = torch.tensor(wanted.std, dtype=torch.float32, device=batch.device).view(3, 1, 1)
-    return batch.to(torch.float32).div_(255).sub_(mean).div_(std).to(dtype)
+    def number(value: float | tuple[float, ...]) -> torch.Tensor:
+        return torch.tensor(value, dtype=torch.float32, device=batch.device).view(-1, 1, 1)
+
+    floats = batch.to(torch.float32).div_(number(255.0))  # a plain 255 becomes a factor on a GPU: other bits
+    return floats.sub_(number(wanted.mean)).div_(number(wanted.std)).to(dtype)
 
 
 class _Quiet:

@@ -1,8 +1,7 @@
-"""A model's picture of an ordinary image, quicker than by Pillow's resizing.
+"""A model's picture of an ordinary image, quicker than by Pillow's resizing and of the same bits.
 
-Pillow decodes; its pixels are read where they lie and resampled by ``_preprocess_kernels``, of the crop only, to
-the bits that Pillow gives.  Only where a JPEG is more than ``SPARE`` times as large as is wanted are the bits others:
-it is decoded at 1/2, 1/4 or 1/8 of its size.
+Pillow decodes; its pixels are read where they lie and resampled by ``_preprocess_kernels``, of the crop only.
+A JPEG that is much larger than wanted can be decoded at 1/2, 1/4 or 1/8 of its size; then bits differ.
 """
 
 from collections.abc import Sequence
@@ -17,8 +16,6 @@ from PIL import Image
 from pairsieve.filters._preprocess import Pixels, Preprocess
 from pairsieve.filters._preprocess_kernels import resample, weights
 
-SPARE = 3.0
-"""A JPEG that is decoded small still has so many times the pixels of the resized picture, both ways."""
 _FORMATS = ("JPEG", "MPO", "PNG", "WEBP")
 _SCALABLE = ("JPEG", "MPO")
 _BAND = 1 << 20  # pixels that certainly lie in one block
@@ -33,27 +30,28 @@ class Decoded:
     scale: int
 
 
-def decoded(image: Image.Image, data: bytes, wanted: Sequence[Preprocess]) -> list[Decoded] | None:
+def decoded(image: Image.Image, data: bytes, wanted: Sequence[Preprocess], spare: float) -> list[Decoded] | None:
     """What the picture of each model is made of; null where that is Pillow's work.
 
-    An ordinary image is RGB or grey, a JPEG, PNG or WebP.  Raises what Pillow raises of a broken file.
+    An ordinary image is RGB or grey, a JPEG, PNG or WebP.  A JPEG that is decoded small still has ``spare`` times
+    the pixels of the resized picture, both ways.  Raises what Pillow raises of a broken file.
     """
     if image.format not in _FORMATS or image.mode not in ("L", "RGB"):
         return None
     if any(0 in one.resized(*image.size) for one in wanted):  # a line that 'longest' leaves nothing of
         return None
-    scales = [_scale(image, one) for one in wanted]
+    scales = [_scale(image, one, spare) for one in wanted]
     found = {scale: Decoded(_load(image, data, scale), image.size, scale) for scale in sorted(set(scales))}
     return [found[scale] for scale in scales]
 
 
-def _scale(image: Image.Image, wanted: Preprocess) -> int:
+def _scale(image: Image.Image, wanted: Preprocess, spare: float) -> int:
     """One over the scale that a JPEG is decoded at for a model, whatever other models want."""
     if image.format not in _SCALABLE:
         return 1
     width, height = wanted.resized(*image.size)
-    spare = min(image.width / width, image.height / height) / SPARE
-    return next((scale for scale in (8, 4, 2) if spare >= scale), 1)
+    ratio = min(image.width / width, image.height / height)
+    return next((scale for scale in (8, 4, 2) if ratio >= scale * spare), 1)
 
 
 def _load(image: Image.Image, data: bytes, scale: int) -> NDArray[np.uint32]:
@@ -94,7 +92,7 @@ def picture(source: Decoded, wanted: Preprocess) -> Pixels:
     (rows, columns), (long, tall) = source.pixels.shape, (side / source.scale for side in source.size)
     across = weights(columns, long, resized[0], first_x, wide, wanted.cubic)
     down = weights(rows, tall, resized[1], first_y, high, wanted.cubic)
-    columns_first = rows - resized[1] > max(0, 2 * (columns - resized[0]))  # Pillow's rule since 13.0
+    columns_first = rows - resized[1] > max(0, 2 * (columns - resized[0]))  # as Pillow does since 13.0
     resample(source.pixels, *across, *down, columns_first, out, top, left)
     return out
 
@@ -104,3 +102,17 @@ def _window(have: int, want: int) -> tuple[int, int, int]:
     if have < want:
         return (want - have) // 2, 0, have
     return 0, round((have - want) / 2.0), want
+
+
+def equals_pillow() -> bool:
+    """Whether this Pillow resizes as 13.0 does (weights, order of passes), tried on three noisy pictures: 1 ms."""
+    noise = np.random.default_rng(0).integers(0, 256, (90, 97, 3), dtype=np.uint8)
+    pictures = [Image.fromarray(noise[:height, :width].copy()) for width, height in ((97, 61), (31, 90), (13, 50))]
+    return all(_equal(image, cubic) for image in pictures for cubic in (False, True))
+
+
+def _equal(image: Image.Image, cubic: bool) -> bool:
+    filter_ = Image.Resampling.BICUBIC if cubic else Image.Resampling.BILINEAR
+    wanted = Preprocess((40, 24), (0,) * 3, (1,) * 3, "bicubic" if cubic else "bilinear", "squash")
+    ours = picture(Decoded(_rgbx(image), image.size, 1), wanted)
+    return np.array_equal(ours, np.asarray(image.resize((24, 40), filter_)).transpose(2, 0, 1))

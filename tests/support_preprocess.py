@@ -3,6 +3,7 @@
 import io
 from typing import Any
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 from open_clip.transform import image_transform
@@ -41,7 +42,7 @@ def exif(orientation: int) -> Image.Exif:
 
 def files() -> dict[str, bytes]:
     """A file of each kind, named."""
-    rgb, tall, grey = scene(1, 150, 110), scene(2, 90, 260), scene(3, 120, 130, "L")
+    rgb, tall, grey = scene(1, 150, 110), scene(2, 90, 190), scene(3, 120, 130, "L")
     alpha = rgb.copy()
     alpha.putalpha(grey.resize(rgb.size))
     clear = {"transparency": (0, 0, 0)}
@@ -90,3 +91,23 @@ def reference(data: bytes, wanted: Preprocess) -> NDArray[np.float32]:
     )
     with Image.open(io.BytesIO(data)) as image:
         return np.asarray(transform(image))
+
+
+def photo(seed: int, width: int, height: int) -> Image.Image:
+    """A picture with what resizing may get wrong: slopes, sharp edges, lettering, fine lines and sensor noise."""
+    rng = np.random.default_rng(seed)
+    canvas = np.asarray(scene(seed, width // 4, height // 4).resize((width, height), Image.Resampling.BICUBIC)).copy()
+    for _ in range(30):
+        colour, at = tuple(map(int, rng.integers(0, 256, 3))), tuple(map(int, rng.integers(0, (width, height))))
+        size, kind = int(rng.integers(6, height // 5)), int(rng.integers(4))
+        if kind == 0:
+            cv2.circle(canvas, at, size, colour, -1, cv2.LINE_AA)
+        elif kind == 1:
+            cv2.line(canvas, at, tuple(map(int, rng.integers(0, (width, height)))), colour, 1 + size // 40, cv2.LINE_AA)
+        elif kind == 2:
+            cv2.putText(canvas, f"pairsieve {seed}", at, cv2.FONT_HERSHEY_SIMPLEX, size / 60, colour, 1 + size // 50)
+        else:
+            part = canvas[at[1] : at[1] + size, at[0] : at[0] + size]
+            part[:: 1 + size // 30] = colour
+    noise = rng.integers(0, 13, (height, width), dtype=np.uint8)[..., None]
+    return Image.fromarray(np.minimum(canvas, 243) + noise)

@@ -2,8 +2,10 @@
 
 import io
 import struct
+import sys
 import warnings
 import zlib
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from importlib import resources
 from types import SimpleNamespace
@@ -18,7 +20,7 @@ from hypothesis import strategies as st
 from open_clip.transform import PreprocessCfg
 from PIL import Image, ImageFile
 
-from pairsieve.filters import _preprocess_fast
+from pairsieve.filters import _preprocess, _preprocess_fast
 from pairsieve.filters._images import MAX_PIXELS
 from pairsieve.filters._preprocess import Pixels, Preprocess, normalised, pixels
 from tests.support_phash import encoded, scene
@@ -149,10 +151,10 @@ def test_orientation_is_ignored() -> None:
 
 
 def test_large_jpeg_is_decoded_small() -> None:
-    """A JPEG of many times the wanted size keeps SPARE times its pixels, and its picture to a grey level."""
+    """A JPEG of many times the wanted size keeps its spare pixels, and its picture to a grey level."""
     data, wanted = encoded(scene(1, 801, 603), quality=90), wants()
     with Image.open(io.BytesIO(data)) as image:
-        found = _preprocess_fast.decoded(image, data, [wanted])
+        found = _preprocess_fast.decoded(image, data, [wanted], spare=3.0)
     assert found is not None
     assert found[0].scale == 2
     assert found[0].pixels.shape == (302, 401)
@@ -160,13 +162,16 @@ def test_large_jpeg_is_decoded_small() -> None:
     assert 0 < np.abs(quick - exact).mean() < 1
 
 
-def test_small_decoding_is_not_shifted() -> None:
-    """Large pictures decoded small lie where they lay: slopes in both directions keep their levels."""
-    x, y = np.meshgrid(np.linspace(0, 255, 1403), np.linspace(0, 255, 1201))
-    data = encoded(Image.fromarray(np.stack([x, y, x], axis=-1).astype(np.uint8)), quality=95)
+@pytest.mark.parametrize("turned", [False, True])
+def test_small_decoding_is_not_shifted(turned: bool) -> None:
+    """Large pictures decoded small lie where they lay: slopes up and down change alike, by rounding."""
+    slope = np.tile(np.linspace(0, 255, 1403), (1201, 1))
+    picture = np.stack([slope, np.full_like(slope, 128), 255 - slope], axis=-1).astype(np.uint8)
+    data = encoded(Image.fromarray(picture.swapaxes(0, 1).copy() if turned else picture), quality=95, subsampling=0)
     exact, quick = (made(data, wants(), fast=fast)[0].astype(int) for fast in (False, True))
+    up, _, down = (quick - exact).mean(axis=(1, 2))
     assert np.abs(quick - exact).max() <= 2
-    assert abs((quick - exact).mean()) < 0.1
+    assert abs(up - down) < 0.1, "a pixel is 0.18 levels"
 
 
 def test_models_do_not_meet() -> None:
@@ -195,6 +200,37 @@ def test_threads_are_quiet_and_agree(fast: bool) -> None:
     assert list(warnings.filters) == before
     for i, picture in enumerate(found):
         np.testing.assert_array_equal(picture, found[i % 2])
+
+
+@pytest.fixture
+def afresh() -> Iterator[None]:
+    """Ask again how to resample, now and afterwards."""
+    _preprocess._quick.cache_clear()
+    yield
+    _preprocess._quick.cache_clear()
+
+
+@pytest.mark.usefixtures("afresh")
+@pytest.mark.parametrize("name", ["jpeg 4:2:0", "a column", "png alpha"])
+def test_another_pillow_resizes_itself(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where Pillow's bits are not the kernel's, the exact way is Pillow's; here they are."""
+    assert _preprocess_fast.equals_pillow()
+    monkeypatch.setattr(_preprocess_fast, "resample", lambda *_: None)
+    assert not _preprocess_fast.equals_pillow()
+    tensor = normalised(torch.from_numpy(made(FILES[name], wants(), fast=False)[0]), wants(), torch.float32)
+    np.testing.assert_array_equal(tensor.numpy(), reference(FILES[name], wants()))
+
+
+@pytest.mark.usefixtures("afresh")
+def test_exact_needs_no_numba(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without numba the exact way is Pillow's, and the fast way says what is missing instead of blaming the file."""
+    monkeypatch.setattr(_preprocess, "find_spec", lambda _: None)
+    monkeypatch.setitem(sys.modules, "pairsieve.filters._preprocess_fast", None)
+    monkeypatch.delattr("pairsieve.filters._preprocess_fast")
+    tensor = normalised(torch.from_numpy(made(FILES["png"], wants(), fast=False)[0]), wants(), torch.float32)
+    np.testing.assert_array_equal(tensor.numpy(), reference(FILES["png"], wants()))
+    with pytest.raises(ImportError):
+        pixels(FILES["png"], [wants()], fast=True)
 
 
 def test_of_a_model() -> None:
