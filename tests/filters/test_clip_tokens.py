@@ -107,8 +107,8 @@ def test_other_tokenizers(tmp_path: Path) -> None:
     core.post_processor = tokenizers.processors.TemplateProcessing(**end)
     names = {"pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>"}
     transformers.PreTrainedTokenizerFast(tokenizer_object=core, **names).save_pretrained(str(tmp_path))
-    theirs = open_clip.HFTokenizer(str(tmp_path), context_length=8, clean="canonicalize")
-    made = Tokens(open_clip.HFTokenizer(str(tmp_path), context_length=8, clean="canonicalize"))
+    theirs = open_clip.tokenizer.HFTokenizer(str(tmp_path), context_length=8, clean="canonicalize")
+    made = Tokens(open_clip.tokenizer.HFTokenizer(str(tmp_path), context_length=8, clean="canonicalize"))
     texts = ["cat", "Dog, DOG!", "cat " * 7, "cat " * 8, "cat " * 100]
     ids, cut = made.ids_and_cut(texts)
     np.testing.assert_array_equal(ids, theirs(texts).numpy())
