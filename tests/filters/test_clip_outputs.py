@@ -19,7 +19,7 @@ from pairsieve.filters.base import scoring_settings
 from pairsieve.filters.clip_score import ClipScore
 from pairsieve.pipelines.plan import make_plan
 from pairsieve.pipelines.recipe import check
-from pairsieve.pipelines.recipe_file import from_data
+from pairsieve.pipelines.recipe_file import from_data, read
 from pairsieve.pipelines.run import run
 from pairsieve.schemas.errors import RecipeError, UserError
 from tests.support_clip import CLIP, SIGLIP, column, matrix, opened, pairs_of, reference, write_model
@@ -259,6 +259,15 @@ def test_resources() -> None:
     assert (shared.gpus, shared.cpus, shared.gpu_optional) == (0.25, 3, True)
     assert ClipScore(model=DEMO, device="cpu").resources().gpus == 0
     assert ClipScore(column="s").resources().gpus == 0
+
+
+def test_the_shipped_recipe() -> None:
+    """DataComp's scores and embeddings: both models with QuickGELU, 768 and 512 numbers, nothing dropped."""
+    source = read("clip_scores")
+    types = {"url": pa.string(), "text": pa.string(), "image": pa.binary()}
+    step = make_plan(source, *check(source), types).steps[0]
+    assert (step.stored["clip_image"].list_size, step.stored["clip_text_b32"].list_size) == (768, 512)
+    assert not step.is_barrier
 
 
 def hub(folder: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
