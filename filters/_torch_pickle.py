@@ -94,6 +94,13 @@ class Array:
         self.values = dtype.of(raw, shape, "F" if is_fortran else "C")
 
 
+class Names(dict[str, Any]):
+    """Stands for ``collections.OrderedDict``; what a module's ``state_dict`` carries as attributes is left out."""
+
+    def __setstate__(self, state: Any) -> None:
+        """Versions of modules, which say nothing of the numbers."""
+
+
 class _Name:
     """What a pickle's name stands for: it can be called, and not be changed."""
 
@@ -157,7 +164,7 @@ _ANSWERS: dict[str, Callable[..., Any]] = {
     "numpy.dtype": Dtype,
     "numpy.ndarray": _never,
     "_codecs.encode": _encode,
-    "collections.OrderedDict": dict,
+    "collections.OrderedDict": Names,
     "torch._utils._rebuild_tensor_v2": _tensor,
     "torch._utils._rebuild_parameter": _parameter,
     **{f"torch.{name}Storage": _never for name in _STORAGES},
