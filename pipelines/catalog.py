@@ -191,10 +191,11 @@ def query(root: str, sql: str, parameters: Sequence[object] | Mapping[str, objec
         try:
             return con.sql(sql, params=parameters or None).to_arrow_table()
         except (duckdb.Error, AttributeError) as error:
-            raise QueryError(_message(error)) from None
+            raise QueryError(message(error)) from None
 
 
-def _message(error: Exception) -> str:
+def message(error: Exception) -> str:
+    """DuckDB's first lines, without the query."""
     if isinstance(error, AttributeError):
         return "the query gives no rows; write a SELECT"
     lines = [line.strip() for line in str(error).split("\n") if line.strip() and not line.startswith(("LINE", " "))]

@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from pairsieve.pipelines.metadata_cli import metadata
+from pairsieve.pipelines.search_cli import search
 from pairsieve.pipelines.storage_errors import explain, is_exhausted
 from pairsieve.schemas.errors import MissingExtraError, PairsieveError, UserError
 
@@ -246,6 +247,7 @@ def cluster(
 
 
 app.command()(metadata)
+app.command()(search)
 
 
 @app.command()

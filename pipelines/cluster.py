@@ -95,7 +95,7 @@ def cluster(
     """
     progress = progress or Silent()
     _need_faiss()
-    context, shards = _finished(run)
+    context, shards = finished(run)
     if features not in context.plan.types:
         raise UserError(f"--features: {UnknownColumnError(features, context.plan.types)}")
     try:
@@ -140,7 +140,7 @@ def save(out: str, centroids: Matrix) -> None:
         np.save(file, centroids)
 
 
-def _finished(run: str) -> tuple[Context, list[PoolShard]]:
+def finished(run: str) -> tuple[Context, list[PoolShard]]:
     """A finished run with its pool, to be read."""
     store = Store(run)
     if not store.exists(CATALOG):

@@ -1,0 +1,276 @@
+"""pairsieve search: what a text or an image finds in a run, by which model, and what a terminal is shown."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from numpy.typing import NDArray
+from typer.testing import CliRunner
+
+from pairsieve.filters._clip import Clip
+from pairsieve.filters._clip_model import ClipModel
+from pairsieve.pipelines.cli import app
+from pairsieve.pipelines.demo_pool import PlantedPair, build_pool
+from pairsieve.pipelines.demo_replies import image_bytes
+from pairsieve.pipelines.run import run
+from pairsieve.pipelines.search import Found, Hit, Query, search
+from pairsieve.pipelines.search_page import shown
+from pairsieve.schemas.errors import MissingExtraError, QueryError, UserError
+from tests import support_datacomp
+
+pytest.importorskip("open_clip")
+
+ROWS = 250
+TEXT = "a drawing of one red circle"
+HOSTILE = "\x1b]0;evil\x07\x1b[2J one \u202e red circle\r\n[bold]x[/bold]"
+
+
+@pytest.fixture(scope="module")
+def demo() -> Clip:
+    """The packaged model."""
+    return ClipModel(model="pairsieve-demo", precision="fp32", device="cpu").load()
+
+
+@pytest.fixture(scope="module")
+def planted() -> list[PlantedPair]:
+    """Pairs of the demo's world."""
+    return build_pool().members(None)[:ROWS]
+
+
+@pytest.fixture(scope="module")
+def texts(planted: list[PlantedPair]) -> list[str]:
+    """Captions, one of them hostile, every tenth of one word."""
+    found = [str(pair.text) if i % 10 else "word" for i, pair in enumerate(planted)]
+    found[7] = HOSTILE
+    return found
+
+
+@pytest.fixture(scope="module")
+def vectors(demo: Clip, planted: list[PlantedPair]) -> NDArray[np.float16]:
+    """Of the captions as they were planted."""
+    return demo.texts([str(pair.text) for pair in planted]).astype(np.float16)
+
+
+def uid(row: int) -> str:
+    """Of a row of the pool."""
+    return f"{row * 7919 % ROWS:032x}"
+
+
+def write_pool(folder: Path, texts: list[str], vectors: NDArray[np.float16], planted: list[PlantedPair]) -> Any:
+    """A pool of images with stored embeddings; the fourth pair has none.  A recipe that drops one-word captions."""
+    rows: list[Any] = [*vectors]
+    rows[3] = None
+    columns = {
+        "uid": [uid(i) for i in range(ROWS)],
+        "image": [image_bytes(pair) for pair in planted],
+        "url": [f"http://e.org/{i}.jpg" for i in range(ROWS)],
+        "text": texts,
+        "fixed": pa.array(rows, pa.list_(pa.float16(), vectors.shape[1])),
+        "loose": pa.array(rows, pa.list_(pa.float32())),
+        "odd": np.arange(ROWS) % 2,
+    }
+    pq.write_table(pa.table(columns), folder / "x.parquet", row_group_size=40)
+    spec = {"path": str(folder / "x.parquet"), "columns": ["fixed", "loose", "odd"], "shard_rows": 40}
+    return {"pool": {"pairs": spec}, "filters": [{"caption_words": {"least": 2}}], "output": {"subset": "s.npy"}}
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory: pytest.TempPathFactory, texts: Any, vectors: Any, planted: Any) -> Any:
+    """The recipe over the pool."""
+    return write_pool(tmp_path_factory.mktemp("search"), texts, vectors, planted)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory, recipe: Any) -> str:
+    """A run over it."""
+    folder = tmp_path_factory.mktemp("finished")
+    run(recipe, folder / "run", engine="local", workers=1)
+    return str(folder / "run")
+
+
+def look(finished: str, text: str = TEXT, **settings: Any) -> Found:
+    """Search for a text in the embeddings that came with the pool."""
+    wanted = Query(text, model="pairsieve-demo", device="cpu")
+    return search(finished, wanted, **{"embeddings": "fixed"} | settings)
+
+
+def ranking(demo: Clip, vectors: NDArray[np.float16]) -> list[int]:
+    """Rows by cosine with the text, equal ones by uid; as numpy has it."""
+    (query,) = demo.texts([TEXT]).astype(np.float64)
+    wide = vectors.astype(np.float64)
+    cosines = wide @ query / np.linalg.norm(wide, axis=1) / np.linalg.norm(query)
+    return sorted((i for i in range(ROWS) if i != 3), key=lambda i: (-round(float(cosines[i]), 6), uid(i)))
+
+
+@pytest.mark.parametrize("column", ["fixed", "loose"])
+def test_it_finds_what_is_nearest(finished: str, demo: Clip, vectors: Any, texts: Any, column: str) -> None:
+    """All pairs in their order, with caption, address and verdict; a pair without an embedding is not among them."""
+    found = look(finished, embeddings=column, top=ROWS)
+    order = ranking(demo, vectors)
+    assert [hit.uid for hit in found.hits] == [uid(i) for i in order]
+    for hit, i in zip(found.hits, order, strict=True):
+        verdict = (None, None) if len(texts[i].split()) > 1 else ("caption_words", "too_few_words")
+        assert (hit.text, hit.url) == (texts[i], f"http://e.org/{i}.jpg")
+        assert (hit.dropped_by, hit.reason) == verdict
+    assert (found.column, found.model, found.vectors) == (column, "pairsieve-demo", ROWS - 1)
+
+
+def test_workers_change_nothing(finished: str) -> None:
+    """Nor does how many pairs are asked for."""
+    one, two, all_ = (look(finished, top=top, workers=workers) for top, workers in ((15, 1), (15, 3), (ROWS, 1)))
+    assert one.hits == two.hits == all_.hits[:15]
+
+
+def test_kept_and_where_choose_pairs(finished: str, demo: Clip, vectors: Any, texts: Any) -> None:
+    """Only those are compared; both together too."""
+    order = ranking(demo, vectors)
+    stays = [i for i in order if len(texts[i].split()) > 1]
+    assert [h.uid for h in look(finished, kept=True, top=9).hits] == [uid(i) for i in stays][:9]
+    odd = look(finished, where="odd = 1 -- those alone", top=9)
+    assert [h.uid for h in odd.hits] == [uid(i) for i in order if i % 2][:9]
+    both = look(finished, where="odd = 0 OR odd = 1", kept=True, top=ROWS)
+    assert [h.uid for h in both.hits] == [uid(i) for i in stays]
+    assert both.vectors == len(stays)
+    assert look(finished, where="false").hits == ()
+
+
+def test_an_image_finds_its_own_caption(finished: str, planted: Any, tmp_path: Path) -> None:
+    """Of six images, whose captions are stored as embeddings, nearly all find it among the first three."""
+    hits = 0
+    rows = [0, 1, 2, 4, 5, 6]
+    for i in rows:
+        (tmp_path / "x.png").write_bytes(image_bytes(planted[i]))
+        query = Query(image=str(tmp_path / "x.png"), model="pairsieve-demo", device="cpu")
+        hits += uid(i) in [hit.uid for hit in search(finished, query, embeddings="fixed", top=3).hits]
+    assert hits >= 5
+
+
+def test_a_run_of_an_object_store(recipe: Any, finished: str) -> None:
+    """The same pairs."""
+    out = "memory://search/run"
+    try:
+        run(recipe, out, engine="local", workers=1)
+        assert look(out).hits == look(finished).hits
+    finally:
+        fsspec.filesystem("memory").rm("/search", recursive=True)
+
+
+@pytest.mark.parametrize(
+    ("query", "settings", "says"),
+    [
+        (Query(), {}, "nothing to look for"),
+        (Query("  "), {}, "nothing to look for"),
+        (Query("x", image="y"), {}, "nothing to look for"),
+        (Query("x"), {}, "several columns of embeddings; name one with --embeddings: fixed, loose"),
+        (Query("x"), {"embeddings": "fixd"}, "--embeddings: no column 'fixd' here; did you mean 'fixed'"),
+        (Query("x"), {"embeddings": "caption_words"}, "'caption_words' is int32, not embeddings"),
+        (Query("x"), {"embeddings": "fixed"}, "does not know the model of column 'fixed'; give --model"),
+        (Query("x", pretrained="openai"), {"embeddings": "fixed"}, "--pretrained openai goes with --model"),
+        (
+            Query("x", model="ViT-B-32", pretrained="openai"),
+            {"embeddings": "fixed"},
+            "width 48, and ViT-B-32 gives 512",
+        ),
+        (Query("x", model="ViT-B-33"), {"embeddings": "fixed"}, "^--model: there is no architecture .* did you mean"),
+        (Query("x", model="ViT-B-32", pretrained="opena"), {"embeddings": "fixed"}, "^--pretrained: .* 'opena'"),
+        (Query("x", model="pairsieve-demo", pretrained="y"), {"embeddings": "fixed"}, "^--model: .*'pretrained' goes"),
+        (Query(image="none.jpg", model="pairsieve-demo"), {"embeddings": "fixed"}, "--image none.jpg: there is no"),
+        (Query("x", model="pairsieve-demo"), {"embeddings": "fixed", "top": 0}, "--top 0: give 1 to 10,000"),
+    ],
+)
+def test_mistakes_are_one_line(finished: str, query: Query, settings: dict[str, Any], says: str) -> None:
+    """What cannot be looked for, where or by what."""
+    with pytest.raises(UserError, match=says) as caught:
+        search(finished, query, **settings)
+    assert "\n" not in str(caught.value)
+
+
+def test_bad_sql_is_one_line(finished: str) -> None:
+    """What DuckDB says of it."""
+    for where in ("nonsense", "SELECT", "text", "1; DROP VIEW scores", "odd) OR (true"):
+        with pytest.raises(QueryError, match="--where: ") as caught:
+            look(finished, where=where) if where != "odd) OR (true" else look(finished, where=f"{where} AND")
+        assert "\n" not in str(caught.value)
+
+
+def test_an_image_that_is_none_is_one_line(finished: str, tmp_path: Path) -> None:
+    """Broken, or a folder."""
+    (tmp_path / "x.jpg").write_bytes(b"no image")
+    for name, says in (("x.jpg", "cannot be read as an image"), ("", "no such file")):
+        with pytest.raises(UserError, match=says):
+            search(finished, Query(image=str(tmp_path / name), model="pairsieve-demo"), embeddings="fixed")
+
+
+def test_runs_that_are_none_are_one_line(finished: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not there, of another pool, without the packages."""
+    with pytest.raises(UserError, match="no finished run here"):
+        look(str(tmp_path))
+    with monkeypatch.context() as patch, pytest.raises(MissingExtraError, match=r"pip install 'pairsieve\[clip\]'"):
+        patch.setattr("pairsieve.pipelines.search.find_spec", lambda _: None)
+        look(finished)
+    shutil.copytree(finished, tmp_path / "run")
+    (tmp_path / "run" / "pairs" / "_pool.json").write_text("{}")
+    with pytest.raises(UserError, match="the pool is not as the run read it"):
+        look(str(tmp_path / "run"))
+
+
+def test_a_run_without_embeddings_says_how_to_get_them(tmp_path: Path) -> None:
+    """The next step."""
+    (tmp_path / "x.csv").write_text("url,text\nhttp://e.org/1,a b c\n")
+    run({"pool": {"urls": str(tmp_path / "x.csv")}, "filters": ["caption_words"]}, tmp_path / "run", workers=1)
+    with pytest.raises(UserError, match="no column of embeddings; give clip_score 'embeddings: true'"):
+        search(str(tmp_path / "run"), Query("x"))
+
+
+def test_datacomps_features_are_known(tmp_path: Path) -> None:
+    """Their models are OpenAI's; a width that is not theirs tells which model was taken."""
+    pool = support_datacomp.pool(tmp_path / "pool")
+    run(support_datacomp.recipe(pool, "caption_words"), tmp_path / "run", workers=1)
+    for column, says in (("l14_img", "ViT-L-14-quickgelu gives 768"), ("b32_txt", "ViT-B-32-quickgelu gives 512")):
+        with pytest.raises(UserError, match=f"{column}.*{says}"):
+            search(str(tmp_path / "run"), Query("x"), embeddings=column)
+    with pytest.raises(UserError, match="does not know the model of column 'dedup'"):
+        search(str(tmp_path / "run"), Query("x"), embeddings="dedup")
+
+
+def invoke(finished: str, *options: str) -> Any:
+    """The command line."""
+    given = ["--model", "pairsieve-demo", "--device", "cpu", "--embeddings", "fixed", "-q", *options]
+    return CliRunner().invoke(app, ["search", finished, *given])
+
+
+def test_command(finished: str, texts: Any) -> None:
+    """A table, and the same as JSON."""
+    page = invoke(finished, TEXT, "--top", "5")
+    assert page.exit_code == 0
+    told = json.loads(invoke(finished, TEXT, "--top", "5", "--json").stdout)
+    hits = look(finished, top=5).hits
+    assert [Hit(**{k: v for k, v in hit.items() if k != "kept"}) for hit in told["hits"]] == list(hits)
+    assert all(hit["kept"] == (hit["dropped_by"] is None) for hit in told["hits"])
+    assert all(hit.uid in page.stdout and f"{hit.score:.4f}" in page.stdout for hit in hits)
+    assert f"5 of {ROWS - 1} embeddings in fixed, by pairsieve-demo" in page.stdout
+
+
+def test_a_caption_writes_nothing_to_the_screen(finished: str) -> None:
+    """Control characters are spaces; what looks like markup is text."""
+    page = invoke(finished, TEXT, "--where", "text LIKE '%evil%'")
+    assert "[bold]x[/bold]" in page.stdout
+    assert all(c.isprintable() for c in page.stdout.replace("\n", ""))
+    assert shown("x" * 1000) == f"{'x' * 299}…"
+    assert shown(None) == ""
+
+
+@pytest.mark.parametrize(
+    "options", [["x", "--top", "0"], ["x", "--device", "gpu"], [], ["x", "--workers", "0"], ["x", "--where", "y"]]
+)
+def test_bad_options_are_refused(finished: str, options: list[str]) -> None:
+    """No traceback of ours, and an exit code."""
+    found = invoke(finished, *options)
+    assert found.exit_code != 0
+    assert found.exception is None or isinstance(found.exception, SystemExit | UserError)
