@@ -36,7 +36,7 @@ class ZeroShot(ClipModel, Filter):
     model's logit scale, for models of the sigmoid loss the sigmoid.  A label below ``min`` or ``min_probability`` does
     not count: with ``drop`` such a pair stays, else it goes.  Reasons: ``no_embedding`` (null, zero, of another width,
     or not finite; not with ``drop``), ``below_min``, ``low_probability``, ``other_label`` (not of ``keep``),
-    ``unwanted_label`` (of ``drop``).
+    ``is_<label>`` (of ``drop``).
     """
 
     writes = {
@@ -164,9 +164,10 @@ class ZeroShot(ClipModel, Filter):
     def keep(self, pairs: pa.RecordBatch) -> pa.Array:
         label = pairs["zero_shot_label"]
         if self.dropped:
-            counts = pc.invert(_any([test for test, _ in self._weak(pairs)], len(label)))
-            is_named = pc.is_in(label, value_set=pa.array(self.dropped, pa.string()))
-            return first_reason(len(label), (pc.and_(is_named, counts), "unwanted_label"))
+            is_weak = _any([test for test, _ in self._weak(pairs)], len(label))
+            which = pc.index_in(label, value_set=pa.array(self.dropped, pa.string()))
+            codes = pc.if_else(is_weak, pa.scalar(None, pa.int32()), which)
+            return pa.DictionaryArray.from_arrays(codes, pa.array([f"is_{name}" for name in self.dropped]))
         tests = self._weak(pairs)
         if self.kept:
             wanted = pa.array(self.kept, pa.string())

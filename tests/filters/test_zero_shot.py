@@ -324,11 +324,11 @@ BATCH = pa.record_batch(
     [
         ({}, [None] * 5),
         ({"keep": ["dog"]}, [None, "other_label", None, "other_label", "no_embedding"]),
-        ({"drop": ["sign"]}, [None, "unwanted_label", None, "unwanted_label", None]),
+        ({"drop": ["sign"]}, [None, "is_sign", None, "is_sign", None]),
         ({"min": 0.3}, [None, None, "below_min", "below_min", "no_embedding"]),
         ({"min_probability": 0.6}, [None, "low_probability", None, "low_probability", "no_embedding"]),
         ({"keep": ["dog"], "min": 0.2}, [None, "other_label", "below_min", "below_min", "no_embedding"]),
-        ({"drop": ["sign"], "min": 0.2}, [None, "unwanted_label", None, None, None]),
+        ({"drop": ["sign"], "min": 0.2}, [None, "is_sign", None, None, None]),
         ({"drop": ["sign"], "min_probability": 0.6}, [None] * 5),
     ],
 )
