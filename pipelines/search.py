@@ -18,6 +18,7 @@ from pydantic import ValidationError
 
 from pairsieve.filters._clip import Clip
 from pairsieve.filters._clip_model import ClipModel
+from pairsieve.filters._preprocess import Preprocess, normalised, pixels
 from pairsieve.filters._products import Matrix
 from pairsieve.pipelines import catalog, machine
 from pairsieve.pipelines.progress import Reporter, Silent
@@ -167,11 +168,13 @@ def _of_image(clip: Clip, name: str) -> Matrix:
         raise UserError(f"--image {name}: there is no such file")
     if path.stat().st_size > MOST_IMAGE_BYTES:
         raise UserError(f"--image {name}: is larger than any image ({MOST_IMAGE_BYTES >> 20} MiB)")
-    pixels, (error,) = clip._pixels(pa.array([path.read_bytes()]))
-    if error is not None:
-        raise UserError(f"--image {name}: cannot be read as an image ({error}); give JPEG, PNG or WebP")
+    wanted = Preprocess.of(clip.model)
+    found = pixels(path.read_bytes(), [wanted], fast=False)
+    if isinstance(found, str):
+        raise UserError(f"--image {name}: cannot be read as an image ({found}); give JPEG, PNG or WebP")
     with torch.inference_mode():
-        return np.asarray(clip.model.encode_image(pixels.to(clip.device, clip.dtype)).float().cpu().numpy()[0])
+        batch = normalised(torch.from_numpy(found[0][None]).to(clip.device), wanted, clip.dtype)
+        return np.asarray(clip.model.encode_image(batch).float().cpu().numpy()[0])
 
 
 def _masks(store: Store, where: str | None, kept: bool) -> Masks | None:

@@ -28,6 +28,7 @@ torch = pytest.importorskip("torch")
 DEMO = Path(pairsieve.__file__).parent / "demo-clip"
 LABELS = ["red bicycle", "dog", "two boats on the sea", "sign", "blue house"]
 WIDTH = 48
+TOKENIZE = open_clip.get_tokenizer(f"local-dir:{DEMO}")
 
 
 @pytest.fixture(autouse=True)
@@ -94,7 +95,7 @@ def test_templates_are_openais() -> None:
 def test_class_vectors_are_open_clips(demo: Clip, templates: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """To 1e-6, however many prompts are embedded at once."""
     chosen = SIMPLE_7 if templates == "simple" else templates
-    wanted = open_clip.build_zero_shot_classifier(demo.model, demo.tokenize, LABELS, chosen, None)
+    wanted = open_clip.build_zero_shot_classifier(demo.model, TOKENIZE, LABELS, chosen, None)
     prompts = list(prompts_of(tuple(LABELS), templates).values())
     found = embedded(demo, prompts)
     assert np.abs(found - wanted.T.numpy()).max() < 1e-6
@@ -106,14 +107,14 @@ def test_all_eighty(demo: Clip) -> None:
     """CLIP's own ensemble, as open_clip makes it from its functions."""
     from open_clip.zero_shot_metadata import OPENAI_IMAGENET_TEMPLATES
 
-    wanted = open_clip.build_zero_shot_classifier(demo.model, demo.tokenize, ["dog"], OPENAI_IMAGENET_TEMPLATES)
+    wanted = open_clip.build_zero_shot_classifier(demo.model, TOKENIZE, ["dog"], OPENAI_IMAGENET_TEMPLATES)
     found = embedded(demo, list(prompts_of(("dog",), "imagenet80").values()))
     assert np.abs(found - wanted.T.numpy()).max() < 1e-6
 
 
 def test_label_score_and_softmax_are_open_clips(demo: Clip) -> None:
     """Best of 100·cosine as in its zero-shot evaluation, and its softmax."""
-    classifier = open_clip.build_zero_shot_classifier(demo.model, demo.tokenize, LABELS, SIMPLE_7, None)
+    classifier = open_clip.build_zero_shot_classifier(demo.model, TOKENIZE, LABELS, SIMPLE_7, None)
     vectors = images()
     found = measured(column(vectors), model="pairsieve-demo")
     with torch.inference_mode():
