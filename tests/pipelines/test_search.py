@@ -13,8 +13,10 @@ import pytest
 from numpy.typing import NDArray
 from typer.testing import CliRunner
 
+import pairsieve
 from pairsieve.filters._clip import Clip
 from pairsieve.filters._clip_model import ClipModel
+from pairsieve.filters._preprocess import Preprocess, normalised, pixels
 from pairsieve.pipelines.cli import app
 from pairsieve.pipelines.demo_pool import PlantedPair, build_pool
 from pairsieve.pipelines.demo_replies import image_bytes
@@ -274,3 +276,100 @@ def test_bad_options_are_refused(finished: str, options: list[str]) -> None:
     found = invoke(finished, *options)
     assert found.exit_code != 0
     assert found.exception is None or isinstance(found.exception, SystemExit | UserError)
+
+
+@pytest.fixture(scope="module")
+def scored(tmp_path_factory: pytest.TempPathFactory, recipe: Any) -> str:
+    """A run that embeds the images and captions of the pool by a model in a folder, under two names of the step."""
+    folder = tmp_path_factory.mktemp("scored")
+    shutil.copytree(Path(pairsieve.__file__).parent / "demo-clip", folder / "model")
+    own = {"model": str(folder / "model"), "embeddings": True, "precision": "fp32", "device": "cpu"}
+    steps = [
+        {"caption_words": {"least": 2}},
+        {"clip_score": {**own, "as": "first", "also": {"demo": {"model": "pairsieve-demo"}}}},
+        {"clip_score": {**own, "as": "other", "model": "pairsieve-demo"}},
+    ]
+    run({**recipe, "filters": steps}, folder / "run", engine="local", workers=1)
+    return str(folder / "run")
+
+
+def test_the_model_is_the_runs_own(scored: str, demo: Clip, planted: Any, texts: Any) -> None:
+    """No model is named: pairs that were scored are found by their images, or by their captions."""
+    found = search(scored, Query(TEXT, device="cpu"), embeddings="clip_image", top=ROWS)
+    assert found.model.endswith("/model")
+    assert len(found.hits) == found.vectors == sum(len(text.split()) > 1 for text in texts)
+    own = search(scored, Query(str(planted[1].text), device="cpu"), embeddings="clip_text", top=1).hits[0]
+    assert (own.text, own.dropped_by) == (planted[1].text, None)
+    assert own.score > 0.999
+    query = demo.texts([TEXT])[0]
+    best = found.hits[0]
+    image = image_bytes(planted[[uid(i) for i in range(ROWS)].index(best.uid)])
+    assert best.score == pytest.approx(float(_embedding(demo, image) @ query), abs=1e-3)
+
+
+def _embedding(demo: Clip, image: bytes) -> NDArray[np.float32]:
+    """Of an image, by open_clip alone."""
+    import torch
+
+    wanted = Preprocess.of(demo.model)
+    found = pixels(image, [wanted], fast=False)
+    assert not isinstance(found, str)
+    with torch.inference_mode():
+        batch = normalised(torch.from_numpy(found[0][None]), wanted, torch.float32)
+        return np.asarray(demo.model.encode_image(batch, normalize=True).numpy()[0], np.float32)
+
+
+def test_every_column_knows_its_model(scored: str) -> None:
+    """Of a step's own model, of a further one, of a step by another name; and they are what they say."""
+    models = {"clip_image": "/model", "clip_text_demo": "pairsieve-demo", "other_clip_image": "pairsieve-demo"}
+    hits = []
+    for column, model in models.items():
+        found = search(scored, Query(TEXT, device="cpu"), embeddings=column, top=5)
+        assert found.model.endswith(model)
+        hits.append([hit.uid for hit in found.hits])
+    assert hits[0] == hits[2] != hits[1]
+    assert search(scored, Query(TEXT, device="cpu")).column == "clip_image"
+
+
+def test_a_model_that_changed_is_refused(scored: str) -> None:
+    """Its files must be those that measured; another may be named."""
+    config = Path(scored).parent / "model" / "open_clip_config.json"
+    before = config.read_text()
+    config.write_text(before + " ")
+    try:
+        with pytest.raises(UserError, match=r"open_clip_config\.json is not as it was when the run measured"):
+            search(scored, Query(TEXT, device="cpu"))
+        assert search(scored, Query(TEXT, model="pairsieve-demo", device="cpu")).hits
+        config.unlink()
+        with pytest.raises(UserError, match=r"--model: .*holds no open_clip_config\.json"):
+            search(scored, Query(TEXT, device="cpu"))
+    finally:
+        config.write_text(before)
+
+
+def test_steps_read_what_clip_score_stored(recipe: Any, tmp_path: Path) -> None:
+    """A recipe whose zero_shot, aesthetic and nsfw follow clip_score; other thresholds measure nothing again."""
+    width = 48
+    np.savez(tmp_path / "head.npz", weight=np.ones((1, width), np.float32), bias=np.zeros(1, np.float32))
+    heads = {"weights": str(tmp_path / "head.npz"), "device": "cpu"}
+    own = {"model": "pairsieve-demo", "device": "cpu", "precision": "fp32"}
+    labels = ["circle", "heart", "triangle"]
+    steps: list[Any] = [
+        {"clip_score": {**own, "embeddings": True}},
+        {"zero_shot": {**own, "labels": labels, "templates": ["a picture of a {}"], "drop": ["heart"]}},
+        {"aesthetic": {**heads, "top": 0.5}},
+        {"nsfw": {**heads, "max": 0.9}},
+    ]
+    result = run({**recipe, "filters": steps}, tmp_path / "run", engine="local", workers=1)
+    rows = result.query("SELECT * FROM scores").to_pylist()
+    assert {row["zero_shot_label"] for row in rows} == set(labels)
+    for row in rows:
+        goes = row["dropped_by"] == "zero_shot"
+        assert goes == (row["zero_shot_label"] == "heart") == (row["reason"] == "is_heart")
+        assert (row["aesthetic"] is None) == goes
+        if row["nsfw"] is not None:
+            assert row["nsfw"] == pytest.approx(1 / (1 + np.exp(-row["aesthetic"])), abs=1e-6)
+    steps[1]["zero_shot"] |= {"drop": ["circle"]}
+    again = run({**recipe, "filters": steps[:2]}, tmp_path / "run", engine="local", workers=1)
+    assert again.measured == {"clip_score": 0, "zero_shot": 0}
+    assert again.tally.dropped == {("zero_shot", "is_circle"): sum(r["zero_shot_label"] == "circle" for r in rows)}
