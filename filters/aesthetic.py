@@ -18,7 +18,7 @@ class Aesthetic(HeadSettings, Ranked):
     LAION's heads take OpenAI's embeddings (``ViT-L-14-quickgelu``, ``openai``) and give about 1 to 10:
     ``sa_0_4_vit_l_14_linear.pth`` (LAION-AI/aesthetic-predictor: one layer; also for B/32) and
     ``sac+logos+ava1-l14-linearMSE.pth`` (christophschuhmann/improved-aesthetic-predictor: 768-1024-128-64-16-1,
-    dropouts and no activations), which made LAION-Aesthetics with ``min`` of 4.5 to 6.5.  Any chain of linear layers
+    dropouts and no activations), which made LAION-Aesthetics V2 with ``min`` of 4.5 to 6.5.  Any chain of linear layers
     is read.  Reasons: ``no_score`` (the embedding is null, zero, of another width, or not finite), ``below_min``,
     ``below_top``; with ``exclude``, ``not_below``.
     """

@@ -1,7 +1,7 @@
 """Find the pairs of a finished run whose stored embeddings are nearest to a text or an image: exact, no index.
 
-Every vector is read once: 3.1 CPU-seconds a million of 512 float16, so 100 million (102 GB) are 5 CPU-minutes, or what the
-storage takes to give them; besides, the seconds that the model takes to load.
+Every vector is read once: 3.1 CPU-seconds a million of 512 float16, so 100 million (102 GB) are 5 CPU-minutes, or
+what the storage takes to give them; besides, the seconds that the model takes to load.
 """
 
 import hashlib
