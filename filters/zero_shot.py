@@ -5,7 +5,7 @@ On a core 3 µs a pair for 10 labels, 52 for 1,000.  Prompts are embedded once a
 
 from collections.abc import Mapping
 from importlib.metadata import version
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -23,8 +23,6 @@ from pairsieve.filters.base import Filter, Resources, Threshold, UnknownColumnEr
 
 CLIP_SCALE = 100.0
 """What CLIP's logit scale is bounded by in training, and ends at."""
-
-Names = Annotated[tuple[str, ...], Field(min_length=1)]
 
 
 class ZeroShot(ClipModel, Filter):
@@ -52,7 +50,7 @@ class ZeroShot(ClipModel, Filter):
     labels: str | tuple[str, ...] | Mapping[str, str | tuple[str, ...]] = Field(
         description="list; or label: prompts; or a file of either: .txt (a label a line), .json"
     )
-    templates: Literal["imagenet80", "simple"] | Names | None = Field(
+    templates: Literal["imagenet80", "simple"] | tuple[str, ...] | None = Field(
         None,
         description="imagenet80 (CLIP's 80), simple (7 of them), or a list with {} for the label; "
         "default: simple, and prompts of your own as they are",
@@ -64,8 +62,10 @@ class ZeroShot(ClipModel, Filter):
     logit_scale: float | None = Field(
         None, gt=0, allow_inf_nan=False, description="of the softmax; default: the model's; 100 with classes"
     )
-    kept: Threshold[Names | None] = Field(None, alias="keep", description="labels that stay; no other does")
-    dropped: Threshold[Names | None] = Field(None, alias="drop", description="labels that go; all others stay")
+    kept: Threshold[tuple[str, ...] | None] = Field(None, alias="keep", description="labels that stay; no other does")
+    dropped: Threshold[tuple[str, ...] | None] = Field(
+        None, alias="drop", description="labels that go; all others stay"
+    )
     min: Threshold[float | None] = Field(None, allow_inf_nan=False, description="least cosine of a label that counts")
     min_probability: Threshold[float | None] = Field(
         None, ge=0, le=1, description="least probability of a label that counts"
@@ -80,8 +80,11 @@ class ZeroShot(ClipModel, Filter):
             raise ValueError("give either 'model', the one that made the embeddings, or 'classes'")
         if self.model is not None:
             _ = self.source  # refuses what does not go together
-        elif self.pretrained or self.templates:
+        elif self.pretrained or self.templates is not None:
             raise ValueError(f"'{'pretrained' if self.pretrained else 'templates'}' goes with 'model', not 'classes'")
+        for name, names in (("keep", self.kept), ("drop", self.dropped), ("templates", self.templates)):
+            if names is not None and not names:
+                raise ValueError(f"{name}: names nothing; leave it out, or name one")
         if self.key and not self.classes:
             raise ValueError("'key' is the array of a file of 'classes'")
         if self.kept and self.dropped:

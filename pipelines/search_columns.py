@@ -31,11 +31,6 @@ class Model:
     precision: str = "auto"
     files: tuple[tuple[str, str], ...] = ()
 
-    @property
-    def said(self) -> str:
-        """For people."""
-        return f"{self.model} {self.pretrained}" if self.pretrained else self.model
-
 
 @dataclass(frozen=True)
 class EmbeddingColumn:

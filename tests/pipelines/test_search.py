@@ -22,6 +22,7 @@ from pairsieve.pipelines.demo_pool import PlantedPair, build_pool
 from pairsieve.pipelines.demo_replies import image_bytes
 from pairsieve.pipelines.run import run
 from pairsieve.pipelines.search import Found, Hit, Query, search
+from pairsieve.pipelines.search_columns import Model
 from pairsieve.pipelines.search_page import shown
 from pairsieve.schemas.errors import MissingExtraError, QueryError, UserError
 from tests import support_datacomp
@@ -239,6 +240,28 @@ def test_datacomps_features_are_known(tmp_path: Path) -> None:
             search(str(tmp_path / "run"), Query("x"), embeddings=column)
     with pytest.raises(UserError, match="does not know the model of column 'dedup'"):
         search(str(tmp_path / "run"), Query("x"), embeddings="dedup")
+
+
+def test_a_pool_that_is_read_in_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """DataComp's features lie in files of their own, and its captions are not copied: both are found, in two files."""
+    pool = support_datacomp.pool(tmp_path / "pool", (60, 40))
+    run(support_datacomp.recipe(pool, {"where": "original_width <> 310"}), tmp_path / "run", workers=1)
+    query = np.eye(12, dtype=np.float32)[2]
+
+    def unchecked(known: Model, _: str) -> tuple[ClipModel, int]:
+        return ClipModel(model=known.model, pretrained=known.pretrained), 12
+
+    monkeypatch.setattr("pairsieve.pipelines.search._checked", unchecked)
+    monkeypatch.setattr("pairsieve.pipelines.search._embedded", lambda *_: query)
+    found = search(str(tmp_path / "run"), Query("x"), embeddings="l14_img", top=30)
+    vectors = np.concatenate([support_datacomp.features(n, i)["l14_img"] for i, n in enumerate((60, 40))])
+    wide = vectors.astype(np.float64)
+    order = np.argsort(-(wide @ query) / np.linalg.norm(wide, axis=1))[:30]
+    assert [hit.uid for hit in found.hits] == [support_datacomp.uid_of(int(i)) for i in order]
+    for hit, i in zip(found.hits, order, strict=True):
+        assert (hit.text, hit.url) == (f"a photo of dog number {i}", f"http://example.org/{i}.jpg")
+        assert hit.dropped_by == ("where" if (300 + i % 50) == 310 else None)
+    assert found.model == "ViT-L-14-quickgelu openai"
 
 
 def invoke(finished: str, *options: str) -> Any:
