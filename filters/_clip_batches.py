@@ -83,12 +83,12 @@ class Batches:
             slot.owners.append((slot.filled, slot.filled + count, to, at[done : done + count]))
             slot.filled, done = slot.filled + count, done + count
             if slot.filled == self.size:
-                self._run()
+                self._run_or_forget()
 
     def flush(self) -> None:
         """Run what is collected, padded by whatever lies there, and hand back everything."""
         if self._free and self._free[0].filled:
-            self._run()
+            self._run_or_forget()
         while self._running:
             self._collect()
 
@@ -120,14 +120,22 @@ class Batches:
             torch.cuda.synchronize(self._device)
         return slot
 
+    def _run_or_forget(self) -> None:
+        """Run the collected batch; one that fails is gone, so that the next caller finds room."""
+        try:
+            self._run()
+        except BaseException:
+            self.reset()
+            raise
+
     def _run(self) -> None:
         """Send the collected batch on its way; on a CPU it has arrived then."""
         import torch
 
-        slot = self._free.popleft()
-        self._running.append(slot)
+        slot = self._free[0]
         if self._device.type != "cuda":
             slot.result = self._encoded(slot.device)
+            self._running.append(self._free.popleft())
             self._collect()
             return
         copies = _copies(self._device)
@@ -139,6 +147,7 @@ class Batches:
         slot.result.copy_(found, non_blocking=True)
         slot.done = torch.cuda.Event()  # type: ignore[no-untyped-call]
         slot.done.record()
+        self._running.append(self._free.popleft())
 
     def _encoded(self, batch: "torch.Tensor") -> "torch.Tensor":
         """Embeddings of a batch, in as many parts as the device's memory asks for."""

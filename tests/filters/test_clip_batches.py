@@ -114,10 +114,13 @@ def test_out_of_memory_once() -> None:
 def test_out_of_memory_for_good() -> None:
     """Where not even one pair fits there is one line."""
     made = clip(4)
-    made.model.visual.register_forward_pre_hook(Full(fits=0))
+    hook = Full(fits=0)
+    made.model.visual.register_forward_pre_hook(hook)
     with pytest.raises(UserError, match="does not fit into the device's memory with one pair: CUDA out") as caught:
         made.images(pictures(2))
     assert "\n" not in str(caught.value)
+    hook.fits = 1
+    np.testing.assert_allclose(made.images(pictures(3)), clip(1).images(pictures(3)), atol=1e-6)
 
 
 def test_texts_go_on_after_images_ran_out() -> None:
