@@ -4,7 +4,7 @@ import threading
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import cache, partial, reduce
 from importlib.util import find_spec
 from io import BytesIO
 from math import inf
@@ -99,12 +99,12 @@ def pixels(data: bytes | None, wanted: Sequence[Preprocess], fast: bool) -> list
     """
     if data is None:
         return "no_image"
-    quick = _quick(fast)
+    quick, by_pillow = _quick(fast), partial(_by_pillow, transforms=list(map(_steps, wanted)))
     if quick is None:
-        return _guarded(data, wanted, _by_pillow)
+        return _guarded(data, wanted, by_pillow)
     found = _guarded(data, wanted, partial(quick.decoded, spare=SPARE if fast else inf))
     if found is None:
-        return _guarded(data, wanted, _by_pillow)
+        return _guarded(data, wanted, by_pillow)
     return found if isinstance(found, str) else list(map(quick.picture, found, wanted))
 
 
@@ -141,19 +141,16 @@ def _too_large(size: tuple[int, int], wanted: Sequence[Preprocess]) -> bool:
     return max(short * long, long * side * side // max(1, short)) > MAX_PIXELS
 
 
-def _by_pillow(image: Image.Image, _: bytes, wanted: Sequence[Preprocess]) -> list[Pixels]:
+Steps = list[Callable[[Image.Image], Image.Image]]
+
+
+def _by_pillow(image: Image.Image, _: bytes, wanted: Sequence[Preprocess], transforms: list[Steps]) -> list[Pixels]:
     """By open_clip's own transform."""
-    return [_planes(_transformed(image, one)) for one in wanted]
-
-
-def _transformed(image: Image.Image, wanted: Preprocess) -> Image.Image:
-    for step in _steps(wanted):
-        image = step(image)
-    return image
+    return [_planes(reduce(lambda picture, step: step(picture), steps, image)) for steps in transforms]
 
 
 @cache
-def _steps(wanted: Preprocess) -> list[Callable[[Image.Image], Image.Image]]:
+def _steps(wanted: Preprocess) -> Steps:
     """open_clip's transform up to the RGB picture."""
     from open_clip.transform import image_transform
 

@@ -80,7 +80,7 @@ def _rgbx(image: Image.Image) -> NDArray[np.uint32]:
 
 def _lying(image: Image.Image) -> NDArray[np.uint32]:
     """Pillow's own memory, which lives as long as the array; raises ``ValueError`` where it is in several blocks."""
-    return np.frombuffer(pa.array(image).flatten().buffers()[1], np.uint32).reshape(image.height, image.width)
+    return np.frombuffer(pa.array(image).buffers()[-1], np.uint32).reshape(image.height, image.width)
 
 
 def picture(source: Decoded, wanted: Preprocess) -> Pixels:

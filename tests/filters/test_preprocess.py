@@ -233,6 +233,13 @@ def test_exact_needs_no_numba(monkeypatch: pytest.MonkeyPatch) -> None:
         pixels(FILES["png"], [wants()], fast=True)
 
 
+def test_a_missing_library_is_no_broken_image(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is wrong with the installation is raised, and not said of every image."""
+    monkeypatch.setitem(sys.modules, "open_clip.transform", None)
+    with pytest.raises(ImportError):
+        pixels(FILES["png"], [wants((33, 33))], fast=False)
+
+
 def test_of_a_model() -> None:
     """What a loaded model was made with is read from it."""
     folder = str(resources.files("pairsieve") / "demo-clip")
