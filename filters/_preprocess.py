@@ -1,4 +1,21 @@
-"""What a CLIP model wants of an image, and how the bytes of a file become it."""
+"""What a CLIP model wants of an image, and how the bytes of a file become it.
+
+Exact (``fast=False``) is bit for bit what open_clip's transform holds before ToTensor, orientation ignored as there.
+RGB and grey JPEGs, PNGs and WebPs are resampled by ``_preprocess_kernels`` (Pillow's arithmetic, of the crop only)
+where numba is installed and a trial agrees with this Pillow; all else (alpha, palettes, CMYK, 1 and 16 bits, other
+formats) takes open_clip's own transform.  On one core at 224 pixels, CPU-ms an image, beside the whole transform:
+JPEG 512×512 1.4 (4.1), 640×480 1.6 (4.9), 1600×1200 8.3 (20), PNG 512×512 5.7 (8.4), WebP 3.0 (5.9): decoding is
+what is left.
+
+``fast`` differs in one thing: a JPEG is decoded at 1/2, 1/4 or 1/8 of its size where ``SPARE`` times the resized
+picture is left, at 224 pixels from 896 of the shorter side on: 1600×1200 6.2 ms, 4000×3000 28 (exact 90, open_clip
+131).  Smaller images keep their bits.  Of 500 enlarged pictures of the demo, all decoded small, a fifth of the values
+differ, by 0.24 on average and 10 at most; cosines of the demo's model by 0.005 at most, 3 % of their spread, and 1.3 %
+of the kept set of the top 30 % is replaced.
+
+The same bytes give the same pixels, whatever the threads and the other models.  Decoding (JPEG, PNG, WebP) and
+resampling free the interpreter lock; some 0.1 ms an image hold it.
+"""
 
 import threading
 import warnings

@@ -51,7 +51,7 @@ modes = st.sampled_from(["shortest", "longest", "squash"])
 sides = st.one_of(st.integers(1, 40), st.integers(1, 300))
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(
     width=sides,
     height=sides,
