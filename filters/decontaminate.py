@@ -145,8 +145,9 @@ class Decontaminate(Filter):
     def _in_force(self, given: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Settings of hashes are written where hashes are compared, so that other steps measure as before."""
         found: dict[str, Any] = given(self)
-        other = "threshold" if self.by == "hashes" else OF_HASHES
-        return {name: value for name, value in found.items() if name not in other}
+        other = ("threshold",) if self.by == "hashes" else OF_HASHES
+        own = {name: value for name, value in found.items() if name not in other}
+        return own | ({"radius": self._radius} if "radius" in own else {})
 
     @property
     def _threshold(self) -> float:

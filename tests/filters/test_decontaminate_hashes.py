@@ -188,6 +188,7 @@ def test_what_is_measured() -> None:
     made = Decontaminate(by="hashes", references={"a": "a.npy"}, distance=3)
     assert deciding_settings(made) == {"distance": 3}
     assert {"bits", "radius", "mirrored", "decode"} <= scoring_settings(made).keys()
+    assert scoring_settings(made) == scoring_settings(Decontaminate(by="hashes", references={"a": "a.npy"}, radius=4))
     other = Decontaminate(by="captions", references={"a": "a.txt"}, threshold=0.5)
     assert deciding_settings(other) == {"threshold": 0.5}
     assert scoring_settings(other).keys() == {"by", "references", "column", "key", "normalize", "ngram"}

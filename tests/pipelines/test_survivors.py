@@ -93,15 +93,19 @@ def test_a_pair_listed_twice_is_one_survivor(tmp_path: Path) -> None:
     assert found == [{"same": True, "row": row} for row in range(3)]
 
 
-def test_one_that_loses_by_a_later_key_is_no_survivor(tmp_path: Path) -> None:
-    """a and b have one title, b and c one caption, c and d one number: all name d, and only that cluster changes."""
+@pytest.mark.parametrize("shard_rows", [100, 2])
+@pytest.mark.parametrize("place", ["disk", "memory"])
+def test_one_that_loses_by_a_later_key_is_no_survivor(tmp_path: Path, place: str, shard_rows: int) -> None:
+    """a and b have one title, b and c one caption, c and d one number: all name d, wherever they lie."""
     rows = [
         {"url": f"http://e.org/{i}", "title": keys[0], "text": keys[1], "number": keys[2], "place": i}
         for i, keys in enumerate(["Aap", "Abq", "rbx", "tcx", "uvw", "usv"])
     ]
     steps = {"exact_duplicates": {"by": ["title", "text", "number"], "prefer": "place DESC"}}
     made = recipe(write_csv(tmp_path / "list.csv", rows), steps)
-    result = run(made, tmp_path / "run", workers=1)
+    made["pool"]["urls"]["shard_rows"] = shard_rows
+    root = tmp_path / "run" if place == "disk" else f"memory://{tmp_path.name}/run"
+    result = run(made, root, workers=1)
     sql = """
         SELECT p.place, b.place AS best, v.reason FROM verdicts v JOIN pairs p USING (uid)
         JOIN pairs b ON b.uid = duplicate_of ORDER BY 1
