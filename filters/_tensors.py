@@ -99,7 +99,7 @@ def load_array(file: str, key: str | None = None) -> NDArray[Any]:
 def as_matrix(values: NDArray[Any], where: str) -> Matrix:
     """float32[n, d], C-contiguous; raises ``UserError`` for another shape, type, or a value that is not finite."""
     if values.ndim == 2 and not len(values):
-        raise UserError(f"{where}: holds no row; leave it out")
+        raise UserError(f"{where}: holds 0 × {values.shape[1]}, no row; write it again, or leave it out")
     if values.ndim != 2 or values.dtype.kind != "f" or not values.size:
         shape = " × ".join(map(str, values.shape)) or "a single value"
         raise UserError(f"{where}: holds {shape} of {values.dtype}, not a float matrix with one embedding a row")

@@ -28,12 +28,12 @@ from pairsieve.filters._match_texts import is_text
 from pairsieve.filters._products import resources_of
 from pairsieve.filters._ranked import missing
 from pairsieve.filters._reference_embeddings import Nearest
-from pairsieve.filters._reference_files import CAPTIONS, EMBEDDINGS, sets_of, widths_of, worth_a_look
+from pairsieve.filters._reference_files import CAPTIONS, EMBEDDINGS, sets_of
 from pairsieve.filters._reference_hashes import HASHES, PICTURES, USUAL, WIDEST, Kind
-from pairsieve.filters._reference_ngrams import Grams, check_captions
+from pairsieve.filters._reference_look import look
+from pairsieve.filters._reference_ngrams import Grams
 from pairsieve.filters._tensors import FileNames, check_column, check_rows, matrix_of
 from pairsieve.filters.base import AnyFilter, Filter, Resources, Runtime, Threshold, UnknownColumnError, first_reason
-from pairsieve.schemas.errors import UserError
 
 if TYPE_CHECKING:  # decoders take 0.15 s to import
     from pairsieve.filters._near_hashes import NearHashes
@@ -201,30 +201,8 @@ class Decontaminate(Filter):
 
             check_hash_column(kind, self._column, self.bits, self.column in (None, COLUMNS["hashes"]))
         width = check_column(kind, self._column) if self.by == "embeddings" else None
-        sets, widths = self._sets(), {} if width is None else {f"column {self._column!r}": width}
-        for name, files in (worth_a_look(sets) if self.by == "embeddings" else sets).items():
-            try:
-                self._look(files, widths)
-            except (UserError, ValueError) as error:
-                raise ValueError(f"references: {name}: {error}") from None
-
-    def _look(self, files: Sequence[str], widths: dict[str, int]) -> None:
-        """Refuse files that cannot be compared with the column, as far as a look tells; ``widths`` are those seen."""
-        if self.by == "captions":
-            for file in files:
-                check_captions(file, self.key)
-        elif self.by == "hashes":
-            from pairsieve.filters._reference_pictures import check_hashes
-
-            for file in files:
-                check_hashes(file, self.key, self._kind)
-        else:
-            for file, found in widths_of(files, self.key):
-                what, width = next(iter(widths.items()), (file, found))
-                if width != found:
-                    text = f"embeddings of width {found}, and {what} has width {width}"
-                    raise ValueError(f"{file} holds {text}; give one model's")
-                widths[file] = found
+        widths = {} if width is None else {f"column {self._column!r}": width}
+        look(self.by, self._sets(), self.key, self._kind, widths)
 
     def check_after(self, earlier: Sequence[AnyFilter]) -> None:
         if self.by == "hashes" and self._column != COLUMNS["hashes"]:

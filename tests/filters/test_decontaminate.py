@@ -273,7 +273,7 @@ def test_unusable_references_are_refused_before_a_run(tmp_path: Path) -> None:
             r"x: .*a8\.npy holds embeddings of width 8, and .*b5\.parquet has ",
         ),
         ("embeddings", {"x": "a8.npy", "y": "b5.parquet"}, r"y: .*b5\.parquet holds .* 5, and .*a8\.npy has width 8"),
-        ("embeddings", {"x": "none.npy"}, r"x: .*none\.npy: holds no row; leave it out"),
+        ("embeddings", {"x": "none.npy"}, r"x: .*none\.npy: holds 0 × 8, no row; .*leave it out"),
         ("embeddings", {"x": "none.parquet"}, r"x: .*none\.parquet: holds no row"),
         (
             "captions",
