@@ -7,7 +7,7 @@ which decode a 512-pixel JPEG.
 """
 
 import re
-from collections.abc import Generator, Iterable, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -203,15 +203,15 @@ class ClipScore(ClipModel, Ranked):
         self._flow, self._clips = None, []
 
     def score(self, pairs: pa.RecordBatch) -> Columns:
-        return next(self.stream([pairs]))
+        return next(self.score_all(iter([pairs])))
 
-    def stream(self, parts: Iterable[pa.RecordBatch]) -> Generator[Columns, None, None]:
+    def score_all(self, batches: Iterator[pa.RecordBatch]) -> Generator[Columns, None, None]:
         """``score`` of each part, in order; later parts are taken and decoded while earlier ones are computed.
 
         Batches are formed across parts.  The caller is asked for a part whenever there is room for it.
         """
         assert self._flow is not None
-        for part in self._flow.stream(parts):
+        for part in self._flow.stream(batches):
             found: Columns = {}
             for (end, source), clip, own in zip(self._sources.items(), self._clips, part.models, strict=True):
                 found |= self._columns(end, source, clip, own, part)

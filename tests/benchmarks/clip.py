@@ -1,6 +1,6 @@
 """CLIP scoring beside the bare forward pass, clip-retrieval's way and Data-Juicer's, in one interleaved run.
 
-    python tests/benchmarks/clip.py [pairs] [rounds] [architecture]
+    python -m tests.benchmarks.clip [pairs] [rounds] [architecture]
 
 Random weights of an architecture (ViT-B-32), JPEGs of 512 pixels, captions as long as the web's.  Each way scores the
 same pairs in every round and its best round counts.  On a CPU all have one torch thread and the figure is pairs per
@@ -193,7 +193,7 @@ def parts(batch: pa.RecordBatch, rows: int) -> Iterator[pa.RecordBatch]:
 
 def drain(made: ClipScore, batch: pa.RecordBatch, rows: int) -> None:
     """Score everything."""
-    for _ in made.stream(parts(batch, rows)):
+    for _ in made.score_all(parts(batch, rows)):
         pass
 
 

@@ -1,6 +1,6 @@
 """An image's bytes to a model's pixels: CPU time on one core beside open_clip's transform, and the drift of scores.
 
-    python tests/benchmarks/preprocess.py [files] [pairs]
+    python -m tests.benchmarks.preprocess [files] [pairs]
 
 Prints two Markdown tables.  Times are CPU-microseconds an image (one thread; the least of each file's rounds, in which
 the ways take turns), from the file's bytes to uint8 pixels, and to float32 where said.  Drift compares with open_clip's

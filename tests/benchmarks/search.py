@@ -1,6 +1,6 @@
 """Search stored vectors exactly: vectors a CPU-second from a run's files, beside the bare product in memory.
 
-    python tests/benchmarks/search.py [vectors] [width] [threads]
+    python -m tests.benchmarks.search [vectors] [width] [threads]
 
 Writes files of 10,000 pairs (float16, as ``clip_score`` does with ``embeddings: true``) and DataComp metadata with
 features into a temporary folder: twice 2 bytes a number.  Parts of the time: reading; bringing to float32; products.

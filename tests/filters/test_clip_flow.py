@@ -59,7 +59,7 @@ def test_parts_and_threads(
     made = opened(vit, threads=threads, **chosen)
     starts = np.cumsum([0, *sizes])
     parts = [pool.slice(start, size) for start, size in zip(starts, sizes, strict=False)]
-    found = list(made.stream(parts))
+    found = list(made.score_all(iter(parts)))
     assert [len(part["clip_score"]) for part in found] == list(sizes)
     same({name: pa.concat_arrays([part[name] for part in found]) for name in whole}, whole)
     made.close()
@@ -75,7 +75,7 @@ def test_parts_are_taken_ahead(vit: str, pool: pa.RecordBatch) -> None:
             yield pool.slice(20 * i, 20)
 
     made = opened(vit, threads=2)
-    first = made.stream(parts())
+    first = made.score_all(parts())
     next(first)
     assert len(asked) > 1
     assert len(list(first)) == 3
@@ -86,7 +86,7 @@ def test_batches_across_parts(vit: str, pool: pa.RecordBatch) -> None:
     """Parts share batches: 86 images in parts of 10 are six batches of 16, one of them padded."""
     made, seen = opened(vit), []
     made._clips[0].model.visual.register_forward_pre_hook(lambda module, given: seen.append(len(given[0])))
-    list(made.stream(pool.slice(start, 10) for start in range(0, 90, 10)))
+    list(made.score_all(pool.slice(start, 10) for start in range(0, 90, 10)))
     assert seen == [16] * 6
 
 
@@ -103,7 +103,7 @@ def test_long_waits_end(
             yield pool.slice(i, 1)
 
     made = opened(vit, batch_size=16)
-    stream = made.stream(parts())
+    stream = made.score_all(parts())
     first = next(stream)
     assert len(asked) <= 2 * 16 + 2
     found = [first, *stream]
@@ -114,7 +114,7 @@ def test_long_waits_end(
 def test_after_a_stream_that_was_given_up(vit: str, pool: pa.RecordBatch, whole: dict[str, pa.Array]) -> None:
     """A caller who stops in the middle leaves nothing behind that the next one meets."""
     made = opened(vit, threads=2)
-    stream = made.stream([pool.slice(0, 37), pool.slice(37)])
+    stream = made.score_all(iter([pool.slice(0, 37), pool.slice(37)]))
     next(stream)
     stream.close()
     assert made.score(pool)["clip_score"].equals(whole["clip_score"])
@@ -130,14 +130,14 @@ def test_an_error_in_the_middle(vit: str, pool: pa.RecordBatch, whole: dict[str,
 
     made = opened(vit)
     with pytest.raises(OSError, match="the disk is gone"):
-        list(made.stream(parts()))
+        list(made.score_all(parts()))
     assert made.score(pool)["clip_score"].equals(whole["clip_score"])
 
 
 def test_nothing_is_left_on(vit: str, pool: pa.RecordBatch) -> None:
     """Between two parts the caller's torch is as it was: gradients, threads, precision."""
     before = torch.get_num_threads()
-    stream = opened(vit).stream([pool.slice(0, 40), pool.slice(40)])
+    stream = opened(vit).score_all(iter([pool.slice(0, 40), pool.slice(40)]))
     next(stream)
     assert not torch.is_inference_mode_enabled()
     assert torch.get_num_threads() == before
