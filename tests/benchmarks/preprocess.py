@@ -165,9 +165,9 @@ class Drift:
 
 @dataclass(frozen=True)
 class Judge:
-    """A model, and the texts that images are scored against: one each, or directions that all are."""
+    """A model, and the texts that images are scored against: one each (``paired``), or directions that all are."""
 
-    name: str
+    paired: bool
     model: Any
     wanted: Preprocess
     texts: torch.Tensor
@@ -176,8 +176,8 @@ class Judge:
         """Cosines, float64[n, 1 or directions]."""
         parts = [self._images(pictures[at : at + 32]) for at in range(0, len(pictures), 32)]
         images = torch.cat(parts)
-        own = self.texts.shape[0] == len(images) and self.texts.ndim == 2 and self.name == "demo"
-        return np.asarray(((images * self.texts).sum(-1, keepdim=True) if own else images @ self.texts.T).double())
+        products = (images * self.texts).sum(-1, keepdim=True) if self.paired else images @ self.texts.T
+        return np.asarray(products.double())
 
     def _images(self, pictures: Sequence[Pixels]) -> torch.Tensor:
         with torch.inference_mode():
@@ -192,7 +192,7 @@ def demo_judge(pairs: Sequence[PlantedPair]) -> Judge:
     with torch.inference_mode():
         tokens = open_clip.get_tokenizer(name)([pair.text or "" for pair in pairs])
         texts = torch.nn.functional.normalize(model.encode_text(tokens), dim=-1)
-    return Judge("demo", model, Preprocess.of(model), texts)
+    return Judge(True, model, Preprocess.of(model), texts)
 
 
 def random_judge() -> Judge:
@@ -200,7 +200,7 @@ def random_judge() -> Judge:
     torch.manual_seed(0)
     model = open_clip.create_model("ViT-B-32", pretrained=None).eval()
     texts = torch.nn.functional.normalize(torch.randn(DIRECTIONS, 512), dim=-1)
-    return Judge("ViT-B-32", model, Preprocess.of(model), texts)
+    return Judge(False, model, Preprocess.of(model), texts)
 
 
 def enlarged(pair: PlantedPair) -> bytes:
