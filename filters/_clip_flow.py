@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -28,6 +29,11 @@ AHEAD = 3
 """Blocks a thread that may wait for the device."""
 MOST_WAITING = 32
 """Batches' worth of pairs that wait for the last of their embeddings; then half-full batches are run for them."""
+
+Key: TypeAlias = tuple[object, ...]
+"""A tokenizer's."""
+Cut: TypeAlias = tuple[NDArray[np.int32], NDArray[np.int64]]
+"""Tokens cut off, and the rows that they are of."""
 
 
 @dataclass(frozen=True)
@@ -78,9 +84,9 @@ class _Block:
     errors: list[str | None]
     pictures: dict[Preprocess, Pixels]
     image_rows: NDArray[np.int64]
-    ids: dict[tuple[object, ...], Ids]
+    ids: dict[Key, Ids]
     text_rows: NDArray[np.int64]
-    cut: dict[tuple[object, ...], tuple[NDArray[np.int32], NDArray[np.int64]]]
+    cut: dict[Key, Cut]
 
 
 class Flow:
@@ -133,17 +139,15 @@ class Flow:
         """Give a block to the models."""
         block = prepared()
         part.errors += block.errors
+        images, texts = start + block.image_rows, start + block.text_rows
         for clip, own in zip(self._clips, part.models, strict=True):
-            key = clip.tokens.key
-            if len(block.image_rows):
-                clip.put_images(block.pictures[clip.wanted], own.image, start + block.image_rows)
-            if self._wants.mirrored and len(block.image_rows):
-                clip.put_images(block.pictures[clip.wanted], own.mirrored, start + block.image_rows, mirrored=True)
-            if len(block.text_rows):
-                clip.put_texts(block.ids[key], own.text, start + block.text_rows)
-            if key in block.cut:
-                cut, rows = block.cut[key]
-                own.cut[start + rows] = cut
+            if len(images):
+                clip.put_images(block.pictures[clip.wanted], own.image, images)
+            if len(images) and self._wants.mirrored:
+                clip.put_images(block.pictures[clip.wanted], own.mirrored, images, mirrored=True)
+            clip.put_texts(block.ids[clip.tokens.key], own.text, texts)
+            if found := block.cut.get(clip.tokens.key):
+                own.cut[start + found[1]] = found[0]
         part.blocks -= 1
 
     def _arrived(self, waiting: deque[Part]) -> Iterator[Part]:
@@ -160,29 +164,32 @@ class Flow:
     def _prepare(self, piece: pa.RecordBatch) -> _Block:
         """Decode and tokenize a block; only what is needed of a pair that can be scored."""
         wants, rows = self._wants, piece.num_rows
-        decoded = [self._decoded(image.as_py()) for image in piece["image"]] if wants.images else [[]] * rows
-        texts = piece["text"].to_pylist() if wants.texts else [""] * rows
+        decoded = [self._decoded(image) for image in piece["image"]] if wants.images else [[]] * rows
+        texts = piece["text"].to_pylist() if wants.texts else ["-"] * rows
         has_image = np.array([not isinstance(found, str) for found in decoded], bool)
-        has_text = np.array([bool(text and text.strip()) or not wants.texts for text in texts], bool)
-        is_pair = has_image & has_text
-        image_rows = np.flatnonzero(has_image if wants.singles else is_pair) if wants.images else _NONE
-        text_rows = np.flatnonzero(has_text if wants.singles else is_pair) if wants.texts else _NONE
-        pictures = {
-            kind: np.stack([decoded[i][place] for i in image_rows]) if len(image_rows) else _NO_PICTURES
-            for place, kind in enumerate(self._kinds)
-        }
+        has_text = np.array([bool(text and text.strip()) for text in texts], bool)
+        image_rows = np.flatnonzero(has_image & (has_text | wants.singles)) if wants.images else _NONE
+        text_rows = np.flatnonzero(has_text & (has_image | wants.singles)) if wants.texts else _NONE
         ids, cut = self._tokenized(texts, text_rows, np.flatnonzero(has_text) if wants.texts else _NONE)
         errors = [d if isinstance(d, str) else None if t else "no_text" for d, t in zip(decoded, has_text, strict=True)]
-        return _Block(errors, pictures, image_rows, ids, text_rows, cut)
+        return _Block(errors, self._stacked(decoded, image_rows), image_rows, ids, text_rows, cut)
 
-    def _decoded(self, data: bytes | None) -> list[Pixels] | str:
-        return pixels(data, self._kinds, self._fast)
+    def _decoded(self, image: pa.Scalar) -> list[Pixels] | str:
+        """A picture for each kind of preprocessing, or why there is none."""
+        return pixels(image.as_py(), self._kinds, self._fast)
+
+    def _stacked(self, decoded: Sequence[Any], rows: NDArray[np.int64]) -> dict[Preprocess, Pixels]:
+        """The pictures of these rows by kind, uint8[n, 3, height, width]."""
+        if not len(rows):
+            return {}
+        return {kind: np.stack([decoded[i][k] for i in rows]) for k, kind in enumerate(self._kinds)}
 
     def _tokenized(
         self, texts: Sequence[str | None], wanted: NDArray[np.int64], counted: NDArray[np.int64]
-    ) -> tuple[dict[tuple[object, ...], Ids], dict[tuple[object, ...], tuple[NDArray[np.int32], NDArray[np.int64]]]]:
+    ) -> tuple[dict[Key, Ids], dict[Key, Cut]]:
         """Tokens of the rows wanted; where cuts are counted, those of the rows counted."""
-        ids, cuts = {}, {}
+        ids: dict[Key, Ids] = {}
+        cuts: dict[Key, Cut] = {}
         for key, tokens in self._tokens.items():
             if self._wants.cut:
                 every, cut = tokens.ids_and_cut([texts[i] or "" for i in counted])
@@ -193,7 +200,6 @@ class Flow:
 
 
 _NONE = np.zeros(0, np.int64)
-_NO_PICTURES = np.zeros((0, 3, 1, 1), np.uint8)
 
 
 def decoders(asked: int | None, device: str, workers_per_gpu: int) -> int:
