@@ -116,7 +116,8 @@ class ClipSource(Settings):
     def modules(self) -> tuple[str, ...]:
         """Packages that it imports; those of every model where its configuration is broken, as ``check`` says."""
         config = self._config_or_none()
-        text, vision = (config.get(part) or {} for part in ("text_cfg", "vision_cfg"))
+        parts = (config.get(part) for part in ("text_cfg", "vision_cfg"))
+        text, vision = (part if isinstance(part, dict) else {} for part in parts)
         needs_hf = "hf_tokenizer_name" in text or "hf_model_name" in text
         return ("open_clip", "torch") + ("timm",) * ("timm_model_name" in vision) + ("transformers",) * needs_hf
 

@@ -28,8 +28,8 @@ from pairsieve.schemas.errors import UserError
 
 Columns: TypeAlias = dict[str, pa.Array]
 
-_NAME = re.compile(r"(?!error$|flipped)[a-z][a-z0-9_]{0,39}")
-"""Of a further model; ``clip_score_error`` and ``clip_score_flipped`` are columns."""
+_NAME = re.compile(r"(?!error$|flipped|cut)[a-z][a-z0-9_]{0,39}")
+"""Of a further model; ``clip_score_error``, ``clip_score_flipped`` and ``clip_text_cut`` are columns."""
 
 
 class ClipScore(ClipModel, Ranked):
@@ -53,7 +53,7 @@ class ClipScore(ClipModel, Ranked):
     """
 
     reads = ("image", "text")
-    batch_rows = 4096
+    batch_rows = 512
     extra = "clip"
     loads_model = True
 

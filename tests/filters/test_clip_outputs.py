@@ -197,12 +197,14 @@ def test_a_run_stores_embeddings(photo: Photo, vit: Path, tmp_path: Path) -> Non
         ({"also": {"B 32": {"model": DEMO}}}, "'B 32' cannot be part of a column's name"),
         ({"also": {"error": {"model": DEMO}}}, "'error' cannot be part"),
         ({"also": {"flipped_x": {"model": DEMO}}}, "'flipped_x' cannot be part"),
+        ({"also": {"cut": {"model": DEMO}}}, "'cut' cannot be part"),
         ({"also": {"": {"model": DEMO}}}, "'' cannot be part"),
         ({"also": {"b": {"model": "ViT-B-33", "pretrained": "openai"}}}, "also: b: .*did you mean 'ViT-B-32'"),
         ({"also": {"b": {"model": "ViT-B-32"}}}, "also: b: pretrained: give the weights"),
         ({"also": {"b": {"model": DEMO, "pretrained": "openai"}}}, "'pretrained' goes with"),
         ({"also": {"b": {"model": DEMO, "tag": 1}}}, "tag"),
         ({"embeddings": True, "model": "{tmp}/huge"}, "no embed_dim that makes sense: 100000000"),
+        ({"embeddings": True, "model": "{tmp}/odd"}, "no embed_dim that makes sense: True"),
         ({"embeddings": True, "model": "{tmp}/list"}, "has no 'model_cfg'"),
         ({"per_gpu": 0}, "greater than 0"),
         ({"threads": 0}, "greater than 0"),
@@ -212,7 +214,12 @@ def test_a_run_stores_embeddings(photo: Photo, vit: Path, tmp_path: Path) -> Non
 )
 def test_refused_by_the_plan(tmp_path: Path, chosen: dict[str, Any], says: str) -> None:
     """Settings that do not go together are one line before anything runs."""
-    for name, text in (("huge", '{"model_cfg": {"embed_dim": 100000000}}'), ("list", '{"model_cfg": [1]}')):
+    odd = '{"model_cfg": {"embed_dim": true, "text_cfg": 5, "vision_cfg": null}}'
+    for name, text in (
+        ("odd", odd),
+        ("huge", '{"model_cfg": {"embed_dim": 100000000}}'),
+        ("list", '{"model_cfg": [1]}'),
+    ):
         (tmp_path / name).mkdir()
         (tmp_path / name / "open_clip_config.json").write_text(text)
         (tmp_path / name / "w.bin").write_bytes(b"")
