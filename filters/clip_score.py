@@ -66,7 +66,7 @@ class ClipScore(ClipModel, Ranked):
     flipped: bool = Field(False, description="score the mirrored image too; twice the work on images")
     text_cut: bool = Field(False, description="write how many tokens were beyond the model's context and cut off")
     preprocess: Literal["exact", "fast"] = Field(
-        "exact", description="exact: open_clip's transform, bit for bit; fast: see docs/filters.md for its drift"
+        "exact", description="exact: open_clip's transform, bit for bit; fast: large JPEGs decoded small, see docs/clip.md for its drift"
     )
     batch_size: PositiveInt | None = Field(
         None, description="rows a batch, every batch padded to it; null: 16 on a CPU, as many as fit up to 512 on a GPU"
@@ -131,7 +131,8 @@ class ClipScore(ClipModel, Ranked):
     def needs(self) -> tuple[str, ...]:
         if self.column:
             return ()
-        return tuple(dict.fromkeys(name for source in self._sources.values() for name in source.modules()))
+        kernels = ("numba",) if self.preprocess == "fast" else ()
+        return tuple(dict.fromkeys([*(n for source in self._sources.values() for n in source.modules()), *kernels]))
 
     def inputs(self, available: Mapping[str, pa.DataType]) -> tuple[str, ...]:
         return () if self.column else {"image": ("image",), "text": ("text",)}.get(self.mode, self.reads)
