@@ -66,7 +66,7 @@ class ClipScore(ClipModel, Ranked):
     flipped: bool = Field(False, description="score the mirrored image too; twice the work on images")
     text_cut: bool = Field(False, description="write how many tokens were beyond the model's context and cut off")
     preprocess: Literal["exact", "fast"] = Field(
-        "exact", description="exact: open_clip's transform, bit for bit; fast: large JPEGs decoded small, see docs/clip.md for its drift"
+        "exact", description="exact: open_clip's transform, bit for bit; fast: large JPEGs are decoded small"
     )
     batch_size: PositiveInt | None = Field(
         None, description="rows a batch, every batch padded to it; null: 16 on a CPU, as many as fit up to 512 on a GPU"
