@@ -58,7 +58,7 @@ class ClipScore(ClipModel, Ranked):
     loads_model = True
 
     column: str | None = Field(None, description="a stored score to compare instead of measuring one")
-    also: dict[str, ClipSource] = Field(default_factory=dict, description="further models by name, in the same step")
+    also: dict[str, ClipSource] = Field({}, description="further models by name, in the same step")
     mode: Literal["pair", "image", "text"] = Field(
         "pair", description="image, text: embeddings of that side only, without a score"
     )
@@ -66,7 +66,7 @@ class ClipScore(ClipModel, Ranked):
     flipped: bool = Field(False, description="score the mirrored image too; twice the work on images")
     text_cut: bool = Field(False, description="write how many tokens were beyond the model's context and cut off")
     preprocess: Literal["exact", "fast"] = Field(
-        "exact", description="exact: open_clip's transform, bit for bit; fast: large JPEGs are decoded small"
+        "exact", description="exact: open_clip's transform, bit for bit; fast: JPEGs far too large are decoded small"
     )
     batch_size: PositiveInt | None = Field(
         None, description="rows a batch, every batch padded to it; null: 16 on a CPU, as many as fit up to 512 on a GPU"
