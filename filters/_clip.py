@@ -19,6 +19,8 @@ CPU_BATCH = 16
 """Rows a batch on a CPU: a row costs as much as with 64 (ViT-B/32: 0.10 s an image on one core), padding less."""
 GPU_BATCH = 512
 """On a GPU to begin with, halved where the memory is too small; 16 GB hold it for ViT-L/14 (reckoned, not measured)."""
+LEAST_ROWS = 4
+"""A product of fewer rows takes another way through a CPU's library, with other last bits (ViT-B/32 on AVX-512)."""
 
 
 class Clip:
@@ -71,7 +73,7 @@ class Clip:
         """Take uint8[n, 3, height, width]; the embeddings arrive at ``to`` by the next ``flush``."""
         if mirrored not in self._images:
             encode = self._encode_mirrored if mirrored else self._encode_images
-            self._images[mirrored] = self._batches(encode, (3, *self.wanted.size), np.uint8)
+            self._images[mirrored] = self._batches(encode, (3, *self.wanted.size), np.uint8, self.batch_size)
         self._images[mirrored].put(rows, to, at)
 
     def put_texts(self, ids: Ids, to: Rows, at: NDArray[np.int64]) -> None:
@@ -79,13 +81,14 @@ class Clip:
         needed = self._towers.needed(ids)
         for length in np.unique(needed).tolist():
             if length not in self._texts:
-                self._texts[length] = self._batches(self._text_encoder(length), (length,), np.int64)
+                size = self._texts_at_once(length)
+                self._texts[length] = self._batches(self._text_encoder(length), (length,), np.int64, size)
             chosen = needed == length
             self._texts[length].put(ids[chosen, :length], to, at[chosen])
 
-    def flush(self) -> None:
-        """Everything that was put has arrived then."""
-        for batches in (*self._images.values(), *self._texts.values()):
+    def flush(self, images: bool = True, texts: bool = True) -> None:
+        """Everything of these sides that was put has arrived then."""
+        for batches in (*self._images.values(),) * images + (*self._texts.values(),) * texts:
             batches.flush()
 
     def reset(self) -> None:
@@ -107,11 +110,15 @@ class Clip:
         self.flush()
         return np.zeros((0, 0), np.float32) if to.values is None else to.values
 
-    def _batches(self, encode: Any, shape: tuple[int, ...], kind: Any) -> Batches:
+    def _texts_at_once(self, length: int) -> int:
+        """Rows a batch of texts: about as many tokens whatever the length, so that rare long texts wait less."""
+        share = self.batch_size * self._towers.lengths[0] // length
+        return min(self.batch_size, max(LEAST_ROWS, 1 << share.bit_length() >> 1))
+
+    def _batches(self, encode: Any, shape: tuple[int, ...], kind: Any, size: int) -> Batches:
         import torch
 
-        dtype = torch.uint8 if kind is np.uint8 else torch.int64
-        return Batches(encode, shape, dtype, self.batch_size, self.device)
+        return Batches(encode, shape, torch.uint8 if kind is np.uint8 else torch.int64, size, self.device)
 
     def _encode_images(self, pixels: "torch.Tensor") -> "torch.Tensor":
         found = self.model.encode_image(normalised(pixels, self.wanted, self.dtype), normalize=False)

@@ -27,8 +27,10 @@ BLOCK = 32
 """Pairs that a thread takes at once."""
 AHEAD = 3
 """Blocks a thread that may wait for the device."""
-MOST_WAITING = 32
-"""Batches' worth of pairs that wait for the last of their embeddings; then half-full batches are run for them."""
+MOST_WAITING = 8
+"""Batches' worth of pairs that wait for the last of their embeddings; then half-full batches are run for them.
+
+The caller may hold the images of pairs that wait: 4,096 pairs on a GPU."""
 
 Key: TypeAlias = tuple[object, ...]
 """A tokenizer's."""
@@ -125,7 +127,8 @@ class Flow:
             yield from self._arrived(waiting)
         while queue:
             self._take(*queue.popleft())
-        self._flush()
+        for clip in self._clips:
+            clip.flush()
         yield from waiting
 
     def _begin(self, piece: pa.RecordBatch) -> Callable[[], _Block]:
@@ -153,13 +156,10 @@ class Flow:
     def _arrived(self, waiting: deque[Part]) -> Iterator[Part]:
         """The first parts that are complete; half-full batches are run where too many wait for them."""
         if sum(part.rows for part in waiting) > self._most_waiting and not waiting[0].blocks:
-            self._flush()
+            for clip, own in zip(self._clips, waiting[0].models, strict=True):
+                clip.flush(bool(own.image.missing or own.mirrored.missing), bool(own.text.missing))
         while waiting and not waiting[0].blocks and all(own.is_complete for own in waiting[0].models):
             yield waiting.popleft()
-
-    def _flush(self) -> None:
-        for clip in self._clips:
-            clip.flush()
 
     def _prepare(self, piece: pa.RecordBatch) -> _Block:
         """Decode and tokenize a block; only what is needed of a pair that can be scored."""

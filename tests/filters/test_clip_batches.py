@@ -132,3 +132,15 @@ def test_texts_go_on_after_images_ran_out() -> None:
     made.model.transformer.register_forward_pre_hook(seen)
     assert made.texts(["a", "b"]).shape == (2, 64)
     assert seen.seen == [8]
+
+
+@pytest.mark.parametrize(("size", "want"), [(512, [512, 256, 64]), (16, [16, 8, 4]), (2, [2, 2, 2]), (1, [1, 1, 1])])
+def test_long_texts_in_small_batches(size: int, want: list[int]) -> None:
+    """Batches of texts hold about as many tokens whatever the length, but 4 texts where there may be 4."""
+    made, seen = clip(size), list[int]()
+    made.model.transformer.register_forward_pre_hook(lambda module, given: seen.append(len(given[0])))
+    for words in (1, 20, 70):
+        made.texts(["cat " * words])
+    tower: Any = made._towers.tower(16)
+    assert tower.__self__.transformer is made.model.transformer  # so that the hook sees every length
+    assert seen == want
