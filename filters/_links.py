@@ -1,6 +1,6 @@
 """Links between candidates, and clusters of what is linked: kernels over ids, the best pair first.
 
-A key's members are linked to the best of them and to the one before, so a key that many share costs as much as
+A key's members are linked to the best of them, the one before and a hub, so a key that many share costs as much as
 many keys.  About 25 ns a key, and as much a link.
 """
 
@@ -11,6 +11,9 @@ from numba import int64, types, uint64
 from numpy.typing import NDArray
 
 from pairsieve.filters._jit import inlined, kernel
+
+NONE = -2
+"""In place of the best member: the key is known, but of members that are gone only."""
 
 Ids = NDArray[np.int64]
 Keys = NDArray[np.uint64]
@@ -32,31 +35,55 @@ def _mixed(key: Any) -> Any:
     return key ^ (key >> uint64(29))
 
 
-@kernel(int64(uint64[::1], int64[::1], int64[::1], uint64[::1], int64[::1], int64[::1], int64[::1], int64[::1]))
-def link(keys: Keys, ids: Ids, parent: Ids, slots: Keys, firsts: Ids, lasts: Ids, one: Ids, other: Ids) -> Any:
+@kernel(
+    int64(uint64[::1], int64[::1], types.boolean[::1], int64[::1], uint64[::1], int64[:, ::1], int64[::1], int64[::1])
+)
+def link(
+    keys: Keys,
+    ids: Ids,
+    gone: NDArray[np.bool_],
+    parent: Ids,
+    slots: Keys,
+    ends: NDArray[np.int64],
+    one: Ids,
+    other: Ids,
+) -> Any:
     """Fill ``one`` and ``other`` with links between members of a key that are not in one cluster yet; their number.
 
-    Every member is linked to the best of its key and to the member before it.  ``ids`` ascend.  ``slots``,
-    ``firsts`` and ``lasts`` have a power of two of places, more than keys, and ``firsts`` is all -1; ``one`` and
-    ``other`` have two places a key.
+    Every member is linked to the best of its key, to the member before it, and to the key's hub: the member before
+    the first of those that are ``gone``, which are there for that alone.  Without hubs one that is like all others
+    would take in one of them a round, where a better one is like none.  ``ids`` ascend.  ``slots`` and ``ends``
+    (int64[places, 3]: best, last and hub, all -1) have a power of two of places, more than keys; ``one`` and
+    ``other`` have three places a key.
     """
-    last = uint64(len(slots) - 1)
+    mask = uint64(len(slots) - 1)
     count = 0
     for i in range(len(keys)):
-        at = _mixed(keys[i]) & last
-        while firsts[at] >= 0 and slots[at] != keys[i]:
-            at = (at + uint64(1)) & last
-        if firsts[at] < 0:
-            slots[at], firsts[at], lasts[at] = keys[i], ids[i], ids[i]
+        at = _mixed(keys[i]) & mask
+        while ends[at, 0] != -1 and slots[at] != keys[i]:
+            at = (at + uint64(1)) & mask
+        best, last, hub = ends[at, 0], ends[at, 1], ends[at, 2]
+        slots[at] = keys[i]
+        if gone[i]:
+            if best == -1:
+                ends[at, 0] = NONE
+            elif hub == -1 and last != best:
+                ends[at, 2] = last
+            continue
+        ends[at, 1] = ids[i]
+        if best < 0:
+            ends[at, 0] = ids[i]
             continue
         root = _root(parent, ids[i])
-        if _root(parent, firsts[at]) != root:
-            one[count], other[count] = firsts[at], ids[i]
+        if _root(parent, best) != root:
+            one[count], other[count] = best, ids[i]
             count += 1
-        if lasts[at] != firsts[at] and _root(parent, lasts[at]) != root:
-            one[count], other[count] = lasts[at], ids[i]
+        if last != best and _root(parent, last) != root:
+            one[count], other[count] = last, ids[i]
             count += 1
-        lasts[at] = ids[i]
+        if hub >= 0 and hub != last and _root(parent, hub) != root:
+            one[count], other[count] = hub, ids[i]
+            count += 1
     return count
 
 

@@ -2,9 +2,9 @@
 
 Pairs are ranked once, so that an id is a rank and a cluster's root its best pair.  Key by key, each member is
 linked to the best with the same key and to the one before it in rank, unless both are in one cluster already;
-links that ``alike`` confirms unite clusters.  The same goes on among the roots, for keys that lost a member,
-until a round links nothing: so a second run over what stays drops nothing.  Which links there are
-depends on ranks and keys alone.
+links that ``alike`` confirms unite clusters.  The same goes on among the roots, for keys that lost a member: there a
+hub is compared with all too, the one before the first that was lost.  It ends when a round links nothing: so a second
+run over what stays drops nothing.  Which links there are depends on ranks and keys alone.
 
 One process; memory is 48 bytes a pair, 16 to 32 a comparison, a key's column at a time, and the columns to compare.
 At most 2^32 pairs that have keys.  What does not fit is for ``clusters_apart``, which finds the same.
@@ -32,6 +32,10 @@ Ids = NDArray[np.int64]
 COMPARED = 65_536
 """Links that a filter compares at once."""
 KEY = "pairsieve/key/{}"
+COMPARES = "pairsieve/compared/"
+"""What work files call the columns to compare."""
+ROUNDS = 100
+"""Two to four are usual; pools that are made to need more keep some that are alike."""
 
 
 def write_keys(shard: Shard, step: Step, rows: Rows, name: str) -> None:
@@ -42,7 +46,7 @@ def write_keys(shard: Shard, step: Step, rows: Rows, name: str) -> None:
     rows, keys = rows[pc.is_valid(keys).to_numpy(zero_copy_only=False)], keys.drop_null()
     found = {one: at(shard.light(one), rows) for one in (*columns.PLACE, *step.keep_reads)}
     for one in made.compared(shard.context.plan.types):
-        found[f"pairsieve/compared/{one}"] = _column(shard, stored.get(one, one), rows)
+        found[COMPARES + one] = _column(shard, stored.get(one, one), rows)
     found |= {KEY.format(i): values for i, values in enumerate(_spread(keys))}
     with shard.context.store.create(name, exclusive=False) as file:  # keys do not compress
         pq.write_table(pa.table(found), file, compression="none", use_dictionary=False)
@@ -72,7 +76,7 @@ def size(store: Store, names: Sequence[str]) -> int:
         with store.parquet(name) as file:
             groups = [file.metadata.row_group(i) for i in range(file.num_row_groups)]
             leaves = [group.column(k) for group in groups for k in range(group.num_columns)]
-            compared = [leaf for leaf in leaves if leaf.path_in_schema.startswith("pairsieve/compared/")]
+            compared = [leaf for leaf in leaves if leaf.path_in_schema.startswith(COMPARES)]
             found += 104 * file.metadata.num_rows + sum(leaf.total_uncompressed_size for leaf in compared)
     return found
 
@@ -138,8 +142,8 @@ class _Work:
 
     def compared(self) -> dict[str, pa.Array]:
         """What the filter compares, by the filter's names; strings have 64-bit offsets."""
-        names = [n for n in self.files[0].schema_arrow.names if n.startswith("pairsieve/compared/")]
-        return {name.removeprefix("pairsieve/compared/"): self.column(name, self._wide(name)) for name in names}
+        names = [n for n in self.files[0].schema_arrow.names if n.startswith(COMPARES)]
+        return {name.removeprefix(COMPARES): self.column(name, self._wide(name)) for name in names}
 
     def _wide(self, name: str) -> pa.DataType:
         kind = self.files[0].schema_arrow.field(name).type
@@ -179,39 +183,43 @@ class _Links:
         self._rank, self._lost = rank, np.zeros(0, np.int64)
         self._id, self._is_root = np.empty(len(rank), np.int64), np.ones(len(rank), np.bool_)
         self._id[rank] = np.arange(len(rank))
-        self.may_find, self._is_first = len(rank) > 0, True
+        self.may_find, self._round = len(rank) > 0, 0
 
     def next_round(self, parent: Ids) -> None:
         """Go on with what is a root still, if others were lost."""
         lost = self._rank[parent != np.arange(len(parent))]
         self._lost = lost[self._is_root[lost]]
         self._is_root[lost] = False
-        self.may_find, self._is_first = len(self._lost) > 0, False
+        self._round += 1
+        self.may_find = len(self._lost) > 0 and self._round < ROUNDS
 
     def of(self, keys: pa.Array, parent: Ids) -> tuple[Ids, Ids]:
         """Links of one key between ids that are not in one cluster yet."""
         valid = pc.is_valid(keys).to_numpy(zero_copy_only=False)
         values = pc.fill_null(keys, 0).to_numpy(zero_copy_only=False)
-        ids = np.flatnonzero(valid[self._rank]) if self._is_first else self._touched(values, valid)
-        return _between(values[self._rank[ids]], ids, parent)
+        ids = np.flatnonzero(valid[self._rank]) if self._round == 0 else self._touched(values, valid)
+        position = self._rank[ids]
+        return between(values[position], ids, ~self._is_root[position], parent)
 
     def _touched(self, values: NDArray[np.uint64], valid: NDArray[np.bool_]) -> Ids:
-        """Roots whose key a lost one had."""
+        """Those that were lost in the round before, and the roots that share a key with them."""
         from pairsieve.filters import _links
 
         others, chosen = values[self._lost[valid[self._lost]]], self._is_root & valid
         size = 1 << max(4, (2 * len(others)).bit_length())
         _links.among(values, chosen, others, np.empty(size, np.uint64), np.zeros(size, np.bool_))
+        chosen[self._lost[valid[self._lost]]] = True
         return np.sort(self._id[chosen])
 
 
-def _between(keys: NDArray[np.uint64], ids: Ids, parent: Ids) -> tuple[Ids, Ids]:
+def between(keys: NDArray[np.uint64], ids: Ids, gone: NDArray[np.bool_], parent: Ids) -> tuple[Ids, Ids]:
+    """Links between ids of equal keys that are not gone, nor in one cluster yet; ``ids`` ascend."""
     from pairsieve.filters import _links
 
     size = 1 << max(4, (2 * len(ids)).bit_length())
-    slots, firsts, lasts = np.empty(size, np.uint64), np.full(size, -1, np.int64), np.empty(size, np.int64)
-    one, other = np.empty(2 * len(ids), np.int64), np.empty(2 * len(ids), np.int64)
-    count = _links.link(keys, ids, parent, slots, firsts, lasts, one, other)
+    slots, ends = np.empty(size, np.uint64), np.full((size, 3), -1, np.int64)
+    one, other = np.empty(3 * len(ids), np.int64), np.empty(3 * len(ids), np.int64)
+    count = _links.link(np.ascontiguousarray(keys), ids, np.ascontiguousarray(gone), parent, slots, ends, one, other)
     return one[:count], other[:count]
 
 

@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from pairsieve.pipelines import components
-from pairsieve.pipelines.clusters import COMPARED, KEY, alike
+from pairsieve.pipelines.clusters import COMPARED, COMPARES, KEY, ROUNDS, alike, between
 from pairsieve.pipelines.exchange import Each, Part, parts, read, receive, send, write
 from pairsieve.pipelines.step import Step
 from pairsieve.pipelines.store import Store
@@ -28,6 +28,7 @@ from pairsieve.schemas import columns
 
 Ids = NDArray[np.int64]
 HEAD = ("uid", "shard", "row")
+RANK = "pairsieve/rank"
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,7 @@ class Apart:
     def block(self, folder: str, part: Part) -> pa.Table:
         """The rows of a block, by rank."""
         table = receive(self.store, f"{self.folder}/{folder}", part.index)
-        return table.take(pa.array(np.argsort(table["rank"].to_numpy(), kind="stable"))).combine_chunks()
+        return table.take(pa.array(np.argsort(table[RANK].to_numpy(), kind="stable"))).combine_chunks()
 
     def send(self, name: str, rows: pa.Table, ranks: Ids) -> None:
         """Send rows to the blocks of some ranks."""
@@ -107,9 +108,9 @@ def cluster(store: Store, step: Step, names: Sequence[str], order: str, each: Ea
         found, count = _round(work, each, turn)
         folder, links = f"{work.folder}/hang{turn}", count + len(lost)
         hung = components.hang(store, folder, stars + found, links, each, limits.together, limits.part_bytes // 32)
-        if not lost.add(_losers(store, hung)):
+        news, stars, turn = lost.add(_losers(store, hung)), hung, turn + 1
+        if not news or turn == ROUNDS:
             return _written(work, stars, each)
-        stars, turn = hung, turn + 1
         store.write(f"{work.folder}/lost{turn}.bits", lost.packed())
 
 
@@ -173,9 +174,9 @@ def _rank(work: Apart, files: Sequence[_File], order: str) -> None:
         load(con, "pairs", [work.store.url(file.name) for file in files], what)
         con.execute(f"CREATE TABLE ranked AS SELECT shard, row FROM pairs ORDER BY {best_first(order)}")
         con.execute("DROP TABLE pairs")
-        ranked = con.sql("SELECT shard, rowid AS rank FROM ranked ORDER BY shard, row")
+        ranked = con.sql(f'SELECT shard, rowid AS "{RANK}" FROM ranked ORDER BY shard, row')
         for shard, table in by_shard(ranked):
-            write(work.store, f"{work.folder}/rank/{shard:05d}.arrow", table.select(["rank"]))
+            write(work.store, f"{work.folder}/rank/{shard:05d}.arrow", table.select([RANK]))
 
 
 @dataclass(frozen=True)
@@ -188,14 +189,11 @@ class _Spread:
         with self.work.store.parquet(item.name) as file:
             table = file.read(use_threads=False).sort_by("row")
         shard = table["shard"][0].as_py()
-        rank = read(self.work.store, f"{self.work.folder}/rank/{shard:05d}.arrow")["rank"].to_numpy()
-        ranks = pa.table({"rank": rank})
-        head = table.select(list(HEAD)).append_column("rank", ranks["rank"])
-        self.work.send(f"head/{shard:05d}", head.cast(_wide(head.schema)), rank)
-        prefix = "pairsieve/compared/"
-        for name in (n for n in table.schema.names if n.startswith(prefix)):
-            ranks = ranks.append_column(name.removeprefix(prefix), table[name])
-        self.work.send(f"compared/{shard:05d}", ranks.cast(_wide(ranks.schema)), rank)
+        rank = read(self.work.store, f"{self.work.folder}/rank/{shard:05d}.arrow")[RANK].to_numpy()
+        compared = [name for name in table.schema.names if name.startswith(COMPARES)]
+        for folder, names in (("head", HEAD), ("compared", compared)):
+            rows = table.select(list(names)).append_column(RANK, pa.array(rank))
+            self.work.send(f"{folder}/{shard:05d}", rows.cast(_wide(rows.schema)), rank)
         self._send_keys(shard, table, rank)
 
     def _send_keys(self, shard: int, table: pa.Table, rank: Ids) -> None:
@@ -206,7 +204,7 @@ class _Spread:
                 ranks.append(rank[pc.is_valid(column).to_numpy()])
                 keys.append(column.drop_null().to_numpy())
                 to.append(self.work.cut.key_part(place, keys[-1]))
-        rows = pa.table({"key": np.concatenate(keys), "rank": np.concatenate(ranks)})
+        rows = pa.table({"key": np.concatenate(keys), RANK: np.concatenate(ranks)})
         name = f"{self.work.folder}/keys/{shard:05d}.arrow"
         send(self.work.store, name, rows, np.concatenate(to), self.work.cut.key_parts)
 
@@ -236,35 +234,26 @@ class _Link:
 
     def __call__(self, part: Part) -> None:
         table = receive(self.work.store, f"{self.work.folder}/keys", part.index)
-        order = np.argsort(table["rank"].to_numpy())
-        keys, ranks = table["key"].to_numpy()[order], table["rank"].to_numpy()[order]
+        order = np.argsort(table[RANK].to_numpy())
+        keys, ranks = table["key"].to_numpy()[order], table[RANK].to_numpy()[order]
+        gone = np.zeros(len(keys), np.bool_)
         if self.turn:
-            keys, ranks = self._touched(keys, ranks)
-        one, other = link(keys, ranks)
-        rows = pa.table({"one": one, "other": other})
-        self.work.send(f"links{self.turn}/{part.index:05d}", rows, one)
+            keys, ranks, gone = self._touched(keys, ranks)
+        own = np.arange(len(keys))
+        one, other = between(keys, own, gone, own)
+        rows = pa.table({"one": ranks[one], "other": ranks[other]})
+        self.work.send(f"links{self.turn}/{part.index:05d}", rows, ranks[one])
 
-    def _touched(self, keys: NDArray[np.uint64], ranks: Ids) -> tuple[NDArray[np.uint64], Ids]:
-        """The members that are left of keys that lost one in the round before."""
-        now = self._lost(self.turn, ranks)
-        before = self._lost(self.turn - 1, ranks) if self.turn > 1 else np.zeros(len(ranks), np.bool_)
-        chosen = ~now & np.isin(keys, np.unique(keys[now & ~before]))
-        return keys[chosen], ranks[chosen]
+    def _touched(self, keys: NDArray[np.uint64], ranks: Ids) -> tuple[NDArray[np.uint64], Ids, NDArray[np.bool_]]:
+        """Of keys that lost a member in the round before: the members that are left, and those just lost."""
+        lost = self._lost(self.turn, ranks)
+        just = lost & ~self._lost(self.turn - 1, ranks) if self.turn > 1 else lost
+        chosen = (~lost | just) & np.isin(keys, np.unique(keys[just]))
+        return keys[chosen], ranks[chosen], just[chosen]
 
     def _lost(self, turn: int, ranks: Ids) -> NDArray[np.bool_]:
         bits = np.frombuffer(self.work.store.read(f"{self.work.folder}/lost{turn}.bits"), np.uint8)
         return np.asarray(bits[ranks >> 3] >> (ranks & 7).astype(np.uint8) & 1, np.bool_)
-
-
-def link(keys: NDArray[np.uint64], ranks: Ids) -> tuple[Ids, Ids]:
-    """Links between members of equal keys; ``ranks`` ascend."""
-    from pairsieve.filters import _links
-
-    ids, size = np.arange(len(keys)), 1 << max(4, (2 * len(keys)).bit_length())
-    slots, firsts, lasts = np.empty(size, np.uint64), np.full(size, -1, np.int64), np.empty(size, np.int64)
-    one, other = np.empty(2 * len(ids), np.int64), np.empty(2 * len(ids), np.int64)
-    count = _links.link(np.ascontiguousarray(keys), ids, ids, slots, firsts, lasts, one, other)
-    return ranks[one[:count]], ranks[other[:count]]
 
 
 @dataclass(frozen=True)
@@ -277,7 +266,7 @@ class _Attach:
     def __call__(self, part: Part) -> None:
         links = receive(self.work.store, f"{self.work.folder}/links{self.turn}", part.index)
         one, other = components.once(links["one"].to_numpy(), links["other"].to_numpy())
-        own = self.work.block("compared", part).drop_columns("rank")
+        own = self.work.block("compared", part).drop_columns(RANK)
         size = max(1, self.work.cut.part_bytes * max(1, len(own)) // max(1, 2 * own.nbytes))
         for i, start in enumerate(range(0, max(1, len(one)), size)):
             chosen = slice(start, start + size)
@@ -297,7 +286,7 @@ class _Confirm:
     def __call__(self, part: Part) -> int:
         ends = receive(self.work.store, f"{self.work.folder}/ends{self.turn}", part.index)
         one, other = ends["pairsieve/one"].to_numpy(), ends["pairsieve/other"].to_numpy()
-        own = self.work.block("compared", part).drop_columns("rank")
+        own = self.work.block("compared", part).drop_columns(RANK)
         place, theirs = other - self.work.first(part.index), ends.select(own.schema.names)
         holds = [np.zeros(0, np.bool_)]
         for start in range(0, len(one), COMPARED):
@@ -310,7 +299,9 @@ class _Confirm:
 
 
 def _record(table: pa.Table) -> pa.RecordBatch:
-    return table.combine_chunks().to_batches()[0]
+    """Some rows, of at least one, by the names that the filter knows."""
+    batch = table.combine_chunks().to_batches()[0]
+    return batch.rename_columns([name.removeprefix(COMPARES) for name in batch.schema.names])
 
 
 def _losers(store: Store, stars: Sequence[str]) -> Iterator[Ids]:

@@ -28,7 +28,8 @@ def group(store: Store, step: Step, each: Each = map) -> int:
     """
     assert isinstance(step.filter, GroupFilter)
     store.remove(f"derived/{step.id}")
-    names = [f"_work/{step.id}/{name}" for name in store.names(f"_work/{step.id}", ".parquet")]
+    found = sorted(store.names(f"_work/{step.id}", ".parquet"), key=lambda name: (len(name), name))  # by shard
+    names = [f"_work/{step.id}/{name}" for name in found]
     if not names:
         return 0
     if isinstance(step.filter, NearFilter):

@@ -55,6 +55,7 @@ def workshop(store: Store, memory: str = MEMORY) -> Iterator[duckdb.DuckDBPyConn
         tempfile.TemporaryDirectory() as folder,
         duckdb.connect(str(Path(folder) / "work.duckdb"), config={"memory_limit": memory}) as con,
     ):
+        con.execute("SET enable_progress_bar = false")  # in a notebook or shell it would write into the output
         if not store.local:
             con.register_filesystem(store.fs)
         yield con

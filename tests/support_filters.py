@@ -394,3 +394,22 @@ class Circle(WithinFilter):
 
     def losers(self, members: pa.RecordBatch) -> np.ndarray[Any, np.dtype[np.int64]]:
         return np.roll(np.arange(members.num_rows, dtype=np.int64), -1)
+
+
+class SecondIsLikeAll(NearNumbers):
+    """All pairs share a key; the second by score is like all worse ones, and no others are alike."""
+
+    def order(self) -> str:
+        return "score"
+
+    def score(self, pairs: pa.RecordBatch) -> dict[str, pa.Array]:
+        found = super().score(pairs)
+        keys = pa.array([[7]] * pairs.num_rows, pa.list_(pa.uint64()))
+        return {"near_numbers_keys": keys, "near_number": found["near_number"]}
+
+    def keep_inputs(self, available: Mapping[str, pa.DataType]) -> tuple[str, ...]:
+        return ("score",)
+
+    def alike(self, one: pa.RecordBatch, other: pa.RecordBatch) -> np.ndarray[Any, np.dtype[np.bool_]]:
+        a, b = (pairs["near_number"].to_numpy() for pairs in (one, other))
+        return np.asarray((np.minimum(a, b) == 61.0) & (np.maximum(a, b) > 61.0))

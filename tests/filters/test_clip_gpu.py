@@ -64,7 +64,7 @@ def test_bits(models: list[Path], pool: pa.RecordBatch, threads: int) -> None:
         for start in range(0, 400, 37):
             yield pool.slice(start, 37)
 
-    found = list(made.stream(parts()))
+    found = list(made.score_all(parts()))
     for name, values in whole.items():
         assert pa.concat_arrays([part[name] for part in found]).equals(values), name
     turned = made.score(pool.take(pa.array(np.roll(np.arange(400), 5))))["clip_score"]

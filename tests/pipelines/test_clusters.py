@@ -1,5 +1,6 @@
 """Clusters of pairs that are alike: best pair kept, wherever the members lie, whatever the cut."""
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,10 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from pairsieve.filters import _links
+from pairsieve.pipelines import clusters
 from pairsieve.pipelines.run import run
 from pairsieve.pipelines.runner import Result
 from pairsieve.schemas.errors import PairsieveError
@@ -138,16 +141,39 @@ def test_union_find_is_scipys(links: list[tuple[int, int]], shuffle: Any) -> Non
 
 @settings(max_examples=100, deadline=None)
 @given(st.lists(st.integers(0, 2**64 - 1) | st.integers(0, 5), max_size=50))
-def test_each_member_is_linked_to_the_best_and_the_one_before(keys: list[int]) -> None:
+def test_each_member_is_linked_to_the_best_the_one_before_and_the_hub(keys: list[int]) -> None:
     """Against a dictionary; keys may be anything, 0 too."""
     n = len(keys)
-    one, other = np.empty(2 * n, np.int64), np.empty(2 * n, np.int64)
-    slots, firsts, lasts = np.zeros(256, np.uint64), np.full(256, -1, np.int64), np.zeros(256, np.int64)
-    count = _links.link(np.array(keys, np.uint64), np.arange(n), np.arange(n), slots, firsts, lasts, one, other)
+    one, other = np.empty(3 * n, np.int64), np.empty(3 * n, np.int64)
+    slots, ends = np.zeros(256, np.uint64), np.full((256, 3), -1, np.int64)
+    gone = np.array([key == 5 or key % 7 == 3 for key in range(n)], bool)
+    ids = np.arange(n)
+    count = _links.link(np.array(keys, np.uint64), ids, gone, np.arange(n), slots, ends, one, other)
     before: dict[int, list[int]] = {}
+    hubs: dict[int, int] = {}
     wanted = []
     for i, key in enumerate(keys):
         others = before.setdefault(key, [])
-        wanted += [(j, i) for j in dict.fromkeys((*others[:1], *others[-1:]))]
+        if gone[i]:
+            if len(others) > 1:
+                hubs.setdefault(key, others[-1])
+            continue
+        ends_of = [*others[:1], *others[-1:], *([hubs[key]] if key in hubs else [])]
+        wanted += [(j, i) for j in dict.fromkeys(ends_of)]
         others.append(i)
     assert list(zip(one[:count].tolist(), other[:count].tolist(), strict=True)) == wanted
+
+
+def test_one_that_is_like_all_others_takes_them_in_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A key's best is like none, the second like all others, which are unlike each other: a few rounds."""
+    rounds, real = Counter[str](), clusters._Links.next_round
+
+    def counted(links: clusters._Links, parent: NDArray[np.int64]) -> None:
+        rounds["all"] += 1
+        real(links, parent)
+
+    monkeypatch.setattr(clusters._Links, "next_round", counted)
+    rows = [{"url": f"http://e.org/{i}", "text": f"n{i}", "score": 60.0 + i} for i in range(300)]
+    made = recipe(write_csv(tmp_path / "list.csv", rows), "tests.support_filters:SecondIsLikeAll")
+    assert run(made, tmp_path / "run", workers=1).kept == 2
+    assert rounds["all"] <= 4

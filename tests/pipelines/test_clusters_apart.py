@@ -43,6 +43,18 @@ def test_the_same_pairs_lose(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, li
     assert both(tmp_path, monkeypatch, made, limits, workers=1) > 50
 
 
+def test_a_hub_and_columns_by_the_names_of_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One pair takes in all others in a few rounds; a column that is compared may be called rank."""
+    rows = [{"url": f"http://e.org/{i}", "text": f"n{i}", "score": 60.0 + i} for i in range(200)]
+    made = recipe("", "tests.support_filters:SecondIsLikeAll")
+    made["pool"]["urls"] = {"path": str(write_csv(tmp_path / "list.csv", rows)), "shard_rows": 64}
+    assert both(tmp_path, monkeypatch, made, LIMITS(4000, 0), workers=1) == 198
+    ranks = [{"url": f"http://e.org/{i}", "rank": f"a b c d e f{i % 40}", "text": "t"} for i in range(120)]
+    named = recipe("", {"near_duplicate_text": {"text": "rank", "shingles": "words"}})
+    named["pool"]["urls"] = {"path": str(write_csv(tmp_path / "ranks.csv", ranks)), "shard_rows": 64}
+    assert run(named, tmp_path / "named", workers=1).kept < 41
+
+
 def test_on_two_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Tasks travel to other processes."""
     numbers: list[float | None] = [float(n % 37) for n in range(200)]
