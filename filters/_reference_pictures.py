@@ -267,9 +267,9 @@ def _rows_of(values: NDArray[Any], bits: int, is_look: bool = False) -> Bytes:
         return np.packbits(flat, axis=1)
     if flat.dtype == np.uint8 and flat.shape[1] == bits // 8:
         return np.ascontiguousarray(flat)
-    if flat.dtype == np.uint64 and flat.shape[1] == bits // 64:
+    if flat.dtype.kind == "u" and flat.dtype.itemsize == 8 and flat.shape[1] == bits // 64:
         return np.ascontiguousarray(flat, ">u8").view(np.uint8)
-    if flat.dtype.kind == "U" and flat.shape[1] == 1:
-        return np.array([list(_from_hex(str(text), bits)) for text in flat[:, 0]], np.uint8)
+    if flat.dtype.kind in "US" and flat.shape[1] == 1:
+        return np.array([list(_from_hex(text, bits)) for text in flat[:, 0].astype(str)], np.uint8)
     shape = " × ".join(map(str, values.shape))
     raise ValueError(f"holds {shape} of {values.dtype}, not hashes of {bits} bits (bytes, words, booleans or hex)")

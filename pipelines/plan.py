@@ -297,6 +297,8 @@ def _digests(files: Sequence[str]) -> list[tuple[str, str]]:
 
 
 def _digest_file(name: str) -> str:
+    if not Path(name).is_file():  # a pipe would be waited for without end
+        raise UserError(f"{name}: is no regular file; leave it out")
     with Path(name).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

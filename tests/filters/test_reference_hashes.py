@@ -165,6 +165,8 @@ FORMS: dict[str, Callable[[Path], Path]] = {
     "npy bytes": as_npy(np.array([list(stored(h)) for h in HASHED], np.uint8)),
     "npy words": as_npy(np.array([int(str(h), 16) for h in HASHED], np.uint64)),
     "npy hex": as_npy(np.array([str(h) for h in HASHED])),
+    "npy hex as bytes": as_npy(np.array([str(h).encode() for h in HASHED])),
+    "npy words of the other order": as_npy(np.array([int(str(h), 16) for h in HASHED], ">u8")),
 }
 
 

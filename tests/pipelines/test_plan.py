@@ -1,5 +1,6 @@
 """Plans: columns, passes, and fingerprints that change exactly when measured values would."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ from pairsieve.pipelines.plan import Plan, make_plan
 from pairsieve.pipelines.recipe import check
 from pairsieve.pipelines.recipe_file import from_data, shipped
 from pairsieve.pipelines.run import load, run
+from pairsieve.schemas.errors import RecipeError
+from tests.support import recipe, write_csv
 
 TYPES = {"url": pa.string(), "text": pa.string(), "score": pa.float32(), "width": pa.int32(), "height": pa.int32()}
 OWN = """
@@ -193,3 +196,13 @@ def test_a_filter_twice() -> None:
     assert list(made.steps[0].stored) == ["caption_words", "caption_characters"]
     assert list(made.steps[1].stored) == ["again", "again_caption_characters"]
     assert made.steps[1].light == {"again": "caption_words", "again_caption_characters": "caption_characters"}
+
+
+def test_a_pipe_among_a_filters_files_is_refused(tmp_path: Path) -> None:
+    """Its digest would be waited for without end."""
+    (tmp_path / "pictures").mkdir()
+    os.mkfifo(tmp_path / "pictures" / "a.png")
+    made = {"decontaminate": {"by": "hashes", "references": {"s": str(tmp_path / "pictures")}}}
+    rows = [{"url": "http://e.org/1", "text": "a"}]
+    with pytest.raises(RecipeError, match=r"a\.png: is no regular file; leave it out"):
+        run(recipe(write_csv(tmp_path / "list.csv", rows), "download", made), tmp_path / "run", workers=1)
