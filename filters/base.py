@@ -361,11 +361,16 @@ def _marked(made: AnyFilter, *marks: type) -> set[str]:
     return {name for name, field in fields if any(isinstance(mark, marks) for mark in field.metadata)}
 
 
+BESIDES = ("transformers",)
+"""What only some settings of a filter need, and its group of dependencies does not bring."""
+
+
 def require_extra(made: AnyFilter) -> None:
     """Raise ``MissingExtraError`` with the pip command where packages that the filter imports are missing."""
     missing = [name for name in made.needs() if find_spec(name) is None]
     if missing:
-        what = f"'pairsieve[{made.extra}]'" if made.extra else " ".join(missing)
+        extra = [f"'pairsieve[{made.extra}]'"] if made.extra else []
+        what = " ".join([*extra, *(name for name in missing if not extra or name in BESIDES)])
         raise MissingExtraError(f"needs {', '.join(missing)}: pip install {what}")
 
 
