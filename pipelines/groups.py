@@ -48,11 +48,14 @@ def _by_keys(store: Store, step: Step, names: Sequence[str]) -> int:
     with workshop(store) as con:
         load(con, "pairs", [store.url(name) for name in names])
         con.execute(
-            "CREATE TABLE lost (uid VARCHAR, shard INTEGER, row INTEGER, duplicate_of VARCHAR, duplicate_by VARCHAR)"
+            "CREATE TABLE lost (uid VARCHAR, shard INTEGER, row INTEGER, duplicate_of VARCHAR, duplicate_by VARCHAR, "
+            "best_shard INTEGER, best_row INTEGER)"
         )
         for key, reason in step.keys.items():
             con.execute(_sql(key, step.filter.order()), {"reason": reason})
             con.execute("DELETE FROM pairs WHERE (shard, row) IN (SELECT (shard, row) FROM lost)")
+        for _ in range(len(step.keys) - 1):
+            con.execute(_TO_SURVIVORS)
         return _write(store, step, con)
 
 
@@ -74,6 +77,14 @@ def _picked(store: Store, step: Step, names: Sequence[str]) -> int:
         return _write(store, step, con)
 
 
+_TO_SURVIVORS = """
+    UPDATE lost SET duplicate_of = b.duplicate_of, best_shard = b.best_shard, best_row = b.best_row
+    FROM (SELECT shard, row, duplicate_of, best_shard, best_row FROM lost) b
+    WHERE lost.best_shard = b.shard AND lost.best_row = b.row
+"""
+"""A pair that loses by one key may lose to one that loses by a later key: both then name the one that stays."""
+
+
 def _sql(key: str, order: str) -> str:
     """Add to ``lost`` every pair of ``pairs`` that shares a key with a better one."""
     best = best_first(order)
@@ -83,17 +94,18 @@ def _sql(key: str, order: str) -> str:
         WITH shared AS (SELECT "{key}" AS key FROM pairs WHERE "{key}" IS NOT NULL GROUP BY 1 HAVING count(*) > 1),
         ranked AS (
             SELECT uid, shard, row,
-                   row_number() OVER best AS place, first_value(uid) OVER best AS keeper
+                   row_number() OVER best AS place, first_value(uid) OVER best AS keeper,
+                   first_value(shard) OVER best AS best_shard, first_value(row) OVER best AS best_row
             FROM pairs SEMI JOIN shared ON pairs."{key}" = shared.key
             WINDOW best AS (PARTITION BY "{key}" ORDER BY {best})
         )
-        SELECT uid, shard, row, keeper, $reason FROM ranked WHERE place > 1
+        SELECT uid, shard, row, keeper, $reason, best_shard, best_row FROM ranked WHERE place > 1
     """
 
 
 def _write(store: Store, step: Step, con: duckdb.DuckDBPyConnection) -> int:
-    count = 0
-    for shard, table in by_shard(con.sql("SELECT * FROM lost ORDER BY shard, row")):
+    count, names = 0, ", ".join(columns.DERIVED.names)
+    for shard, table in by_shard(con.sql(f"SELECT {names} FROM lost ORDER BY shard, row")):
         store.write_table(derived_name(step.id, shard), table.cast(columns.DERIVED))
         count += table.num_rows
     return count

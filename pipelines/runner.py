@@ -33,7 +33,6 @@ from pairsieve.pipelines.progress import Reporter
 from pairsieve.pipelines.shard import Context
 from pairsieve.pipelines.step import Step
 from pairsieve.pipelines.store import Store
-from pairsieve.pipelines.survivors import name_survivors
 from pairsieve.schemas.errors import DamagedFileError
 from pairsieve.schemas.recipe import DatasetOutput, Output
 from pairsieve.schemas.run import DatasetFile, PoolRecord, RunManifest, StepRecord
@@ -184,7 +183,6 @@ class Runner:
             deque(self._each(tasks.Candidates(self.context, steps[-1]), Needs(), f"{last.id}: keys"), maxlen=0)
             needs = needs_of([last])
             group(self.store, last, lambda task, items: (r for _, r in self.engine.map(task, items, needs, last.id)))
-            name_survivors(self.store, last)
 
     def _work(self, steps: range) -> tuple[Needs, str]:
         """What the workers of a pass need, and what it is called."""

@@ -258,3 +258,26 @@ def test_an_earlier_run_goes_on(old: Result, found: Result) -> None:
     assert dict(again.measured) == {"caption_words": 0, "exact_duplicates": 0, "close": 0}
     sql = "SELECT * FROM verdicts ORDER BY shard, row"
     assert again.query(sql).to_pylist() == found.query(sql).to_pylist()
+
+
+@pytest.mark.parametrize(
+    ("rows", "wanted"),
+    [
+        ([(1, 1, 1, 1), (10, 1, 2, 2), (1, 2, 3, 9), (11, 2, 9, 1)], [10, None, None, 1]),
+        ([(1, 1, 1, 1), (10, 1, 2, 2), (1, 2, 2, 9)], [1, 1, None]),
+    ],
+    ids=["unrelated", "circle"],
+)
+def test_a_uid_that_is_listed_twice_names_the_pair_that_won(
+    tmp_path: Path, rows: list[tuple[int, ...]], wanted: list[int | None]
+) -> None:
+    """Chains over several keys are followed from place to place: the other listing of a uid is another pair."""
+    names = ("uid", "a", "b", "q")
+    pairs: list[dict[str, Any]] = [{**dict(zip(names, row, strict=True)), "url": "x", "text": "t"} for row in rows]
+    pq.write_table(
+        pa.Table.from_pylist([{**pair, "uid": f"{pair['uid']:032x}"} for pair in pairs]), tmp_path / "list.parquet"
+    )
+    made = recipe("", {"exact_duplicates": {"by": ["a", "b"], "prefer": "q DESC"}})
+    made["pool"]["urls"] = {"path": str(tmp_path / "list.parquet"), "uid_col": "uid"}
+    verdicts = run(made, tmp_path / "run", workers=1).query("SELECT duplicate_of FROM verdicts ORDER BY row")
+    assert verdicts["duplicate_of"].to_pylist() == [n and f"{n:032x}" for n in wanted]
