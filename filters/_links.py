@@ -11,7 +11,10 @@ from numba import int64, types, uint64
 from numpy.typing import NDArray
 
 from pairsieve.filters._jit import inlined, kernel
+from pairsieve.filters._match_instructions import prefetch
 
+AHEAD = 16
+"""Keys whose places are asked for before they are needed."""
 NONE = -2
 """In place of the best member: the key is known, but of members that are gone only."""
 
@@ -35,44 +38,35 @@ def _mixed(key: Any) -> Any:
     return key ^ (key >> uint64(29))
 
 
-@kernel(
-    int64(uint64[::1], int64[::1], types.boolean[::1], int64[::1], uint64[::1], int64[:, ::1], int64[::1], int64[::1])
-)
-def link(
-    keys: Keys,
-    ids: Ids,
-    gone: NDArray[np.bool_],
-    parent: Ids,
-    slots: Keys,
-    ends: NDArray[np.int64],
-    one: Ids,
-    other: Ids,
-) -> Any:
+@kernel(int64(uint64[::1], int64[::1], types.boolean[::1], int64[::1], int64[:, ::1], int64[::1], int64[::1]))
+def link(keys: Keys, ids: Ids, gone: NDArray[np.bool_], parent: Ids, table: Ids, one: Ids, other: Ids) -> Any:
     """Fill ``one`` and ``other`` with links between members of a key that are not in one cluster yet; their number.
 
     Every member is linked to the best of its key, to the member before it, and to the key's hub: the member before
     the first of those that are ``gone``, which are there for that alone.  Without hubs one that is like all others
-    would take in one of them a round, where a better one is like none.  ``ids`` ascend.  ``slots`` and ``ends``
-    (int64[places, 3]: best, last and hub, all -1) have a power of two of places, more than keys; ``one`` and
-    ``other`` have three places a key.
+    would take in one of them a round, where a better one is like none.  ``ids`` ascend.  ``table`` (int64[places, 4]:
+    key, best, last and hub) is all -1 and has a power of two of places, more than keys; ``one`` and ``other`` have
+    three places a key.
     """
-    mask = uint64(len(slots) - 1)
+    mask, begin = uint64(len(table) - 1), int64(table.ctypes.data)
     count = 0
     for i in range(len(keys)):
-        at = _mixed(keys[i]) & mask
-        while ends[at, 0] != -1 and slots[at] != keys[i]:
+        if i + AHEAD < len(keys):
+            prefetch(begin + 32 * int64(_mixed(keys[i + AHEAD]) & mask))
+        key, at = int64(keys[i]), _mixed(keys[i]) & mask
+        while table[at, 1] != -1 and table[at, 0] != key:
             at = (at + uint64(1)) & mask
-        best, last, hub = ends[at, 0], ends[at, 1], ends[at, 2]
-        slots[at] = keys[i]
+        best, last, hub = table[at, 1], table[at, 2], table[at, 3]
+        table[at, 0] = key
         if gone[i]:
             if best == -1:
-                ends[at, 0] = NONE
+                table[at, 1] = NONE
             elif hub == -1 and last != best:
-                ends[at, 2] = last
+                table[at, 3] = last
             continue
-        ends[at, 1] = ids[i]
+        table[at, 2] = ids[i]
         if best < 0:
-            ends[at, 0] = ids[i]
+            table[at, 1] = ids[i]
             continue
         root = _root(parent, ids[i])
         if _root(parent, best) != root:

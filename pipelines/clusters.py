@@ -181,6 +181,7 @@ class _Links:
     def __init__(self, rank: Ids) -> None:
         """All are roots."""
         self._rank, self._lost = rank, np.zeros(0, np.int64)
+        self._table = np.empty((0, 4), np.int64)  # kept: its pages cost more than what is done in them
         self._id, self._is_root = np.empty(len(rank), np.int64), np.ones(len(rank), np.bool_)
         self._id[rank] = np.arange(len(rank))
         self.may_find, self._round = len(rank) > 0, 0
@@ -199,7 +200,10 @@ class _Links:
         values = pc.fill_null(keys, 0).to_numpy(zero_copy_only=False)
         ids = np.flatnonzero(valid[self._rank]) if self._round == 0 else self._touched(values, valid)
         position = self._rank[ids]
-        return between(values[position], ids, ~self._is_root[position], parent)
+        size = places(len(ids))
+        if len(self._table) < size:
+            self._table = np.empty((size, 4), np.int64)
+        return between(values[position], ids, ~self._is_root[position], parent, self._table[:size])
 
     def _touched(self, values: NDArray[np.uint64], valid: NDArray[np.bool_]) -> Ids:
         """Those that were lost in the round before, and the roots that share a key with them."""
@@ -212,14 +216,21 @@ class _Links:
         return np.sort(self._id[chosen])
 
 
-def between(keys: NDArray[np.uint64], ids: Ids, gone: NDArray[np.bool_], parent: Ids) -> tuple[Ids, Ids]:
-    """Links between ids of equal keys that are not gone, nor in one cluster yet; ``ids`` ascend."""
+def places(keys: int) -> int:
+    """Rows of a table of so many keys."""
+    return 1 << max(4, (2 * keys).bit_length())
+
+
+def between(keys: NDArray[np.uint64], ids: Ids, gone: NDArray[np.bool_], parent: Ids, table: Ids) -> tuple[Ids, Ids]:
+    """Links between ids of equal keys that are not gone, nor in one cluster yet; ``ids`` ascend.
+
+    ``table`` is int64[places(keys), 4], whatever it holds.
+    """
     from pairsieve.filters import _links
 
-    size = 1 << max(4, (2 * len(ids)).bit_length())
-    slots, ends = np.empty(size, np.uint64), np.full((size, 3), -1, np.int64)
+    table.fill(-1)
     one, other = np.empty(3 * len(ids), np.int64), np.empty(3 * len(ids), np.int64)
-    count = _links.link(np.ascontiguousarray(keys), ids, np.ascontiguousarray(gone), parent, slots, ends, one, other)
+    count = _links.link(np.ascontiguousarray(keys), ids, np.ascontiguousarray(gone), parent, table, one, other)
     return one[:count], other[:count]
 
 

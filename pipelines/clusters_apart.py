@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from pairsieve.pipelines import components
-from pairsieve.pipelines.clusters import COMPARED, COMPARES, KEY, ROUNDS, alike, between
+from pairsieve.pipelines.clusters import COMPARED, COMPARES, KEY, ROUNDS, alike, between, places
 from pairsieve.pipelines.exchange import Each, Part, parts, read, receive, send, write
 from pairsieve.pipelines.step import Step
 from pairsieve.pipelines.store import Store
@@ -240,7 +240,7 @@ class _Link:
         if self.turn:
             keys, ranks, gone = self._touched(keys, ranks)
         own = np.arange(len(keys))
-        one, other = between(keys, own, gone, own)
+        one, other = between(keys, own, gone, own, np.empty((places(len(keys)), 4), np.int64))
         rows = pa.table({"one": ranks[one], "other": ranks[other]})
         self.work.send(f"links{self.turn}/{part.index:05d}", rows, ranks[one])
 

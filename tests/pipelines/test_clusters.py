@@ -145,10 +145,10 @@ def test_each_member_is_linked_to_the_best_the_one_before_and_the_hub(keys: list
     """Against a dictionary; keys may be anything, 0 too."""
     n = len(keys)
     one, other = np.empty(3 * n, np.int64), np.empty(3 * n, np.int64)
-    slots, ends = np.zeros(256, np.uint64), np.full((256, 3), -1, np.int64)
+    table = np.full((256, 4), -1, np.int64)
     gone = np.array([key == 5 or key % 7 == 3 for key in range(n)], bool)
     ids = np.arange(n)
-    count = _links.link(np.array(keys, np.uint64), ids, gone, np.arange(n), slots, ends, one, other)
+    count = _links.link(np.array(keys, np.uint64), ids, gone, np.arange(n), table, one, other)
     before: dict[int, list[int]] = {}
     hubs: dict[int, int] = {}
     wanted = []
