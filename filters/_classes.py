@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from pairsieve.filters._clip import Clip
 from pairsieve.filters._products import Matrix, fixed
 from pairsieve.filters._tensors import load_embeddings
-from pairsieve.filters._vectors import LEAST_NORM, ROWS, blocks, unit, vectors_of
+from pairsieve.filters._vectors import LEAST_NORM, ROWS, blocks, product, unit, vectors_of
 from pairsieve.schemas.errors import UserError
 
 if TYPE_CHECKING:
@@ -113,7 +113,7 @@ class Classifier:
         with fixed():
             units, is_good = unit(vectors_of(column, self.width))
             for start, block in blocks(units, ROWS[self.vectors.device.type]):
-                cosines = block.to(self.vectors.device) @ self.vectors.T
+                cosines = product(block.to(self.vectors.device), self.vectors.T)
                 top, where = cosines.max(dim=1)
                 here = slice(start, min(start + len(block), len(column)))
                 for found, values in ((place, where), (score, top), (chance, self._chances(cosines, top))):

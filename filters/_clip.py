@@ -11,6 +11,7 @@ from pairsieve.filters._clip_short import TextTowers
 from pairsieve.filters._clip_tokens import Ids, Tokens
 from pairsieve.filters._preprocess import Pixels, Preprocess, normalised
 from pairsieve.filters._products import device_of
+from pairsieve.schemas.errors import UserError
 
 if TYPE_CHECKING:
     import torch
@@ -55,6 +56,10 @@ class Clip:
         model = open_clip.create_model(
             name, pretrained=pretrained, device=chosen, precision=exact, require_pretrained=True
         )
+        if exact != "fp32" and hasattr(model, "text_decoder"):  # CoCa: open_clip leaves its pooling in float32
+            if precision != "auto":
+                raise UserError(f"CoCa models compute in float32 only, not in {exact}; write precision: fp32")
+            model, exact = model.float(), "fp32"
         dtype = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[exact]
         return Clip(model.eval(), open_clip.get_tokenizer(name), chosen, dtype, batch_size)
 

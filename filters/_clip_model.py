@@ -62,6 +62,9 @@ class ClipModel(Settings):
         except UserError:
             raise
         except Exception as error:  # whatever open_clip, its hub or a broken weights file raises
+            if "weights_only" in str(error):  # torch advises to run the code in the file
+                what = f"cannot load model {source.model!r}: its weights hold more than tensors"
+                raise UserError(f"{what}, and nothing else is read; give .safetensors") from None
             why = (str(error).strip() or type(error).__name__).split("\n")[0].rstrip(": ")
             filter_name = type(self).__module__.rpartition(".")[2]
             raise UserError(f"{filter_name}: cannot load model {source.model!r}: {why}") from error

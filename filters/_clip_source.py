@@ -129,7 +129,7 @@ def _architecture(file: str) -> Mapping[str, Any]:
         raise ValueError(f"model: {path} is larger than any configuration")
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"model: {path} is not JSON: {error}") from None
     if not isinstance(found, dict) or not isinstance(found.get("model_cfg"), dict):
         raise ValueError(f"model: {path} has no 'model_cfg'")

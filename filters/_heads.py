@@ -17,7 +17,7 @@ from pydantic import Field, PrivateAttr
 
 from pairsieve.filters._products import device_of, fixed, resources_of
 from pairsieve.filters._tensors import check_column, check_rows
-from pairsieve.filters._vectors import ROWS, blocks, unit, vectors_of
+from pairsieve.filters._vectors import ROWS, blocks, product, unit, vectors_of
 from pairsieve.filters._weights import Arrays, check_name, fetched, is_on_hub, local, read_arrays
 from pairsieve.filters.base import AnyFilter, Resources, Runtime, UnknownColumnError
 from pairsieve.schemas.errors import UserError
@@ -113,7 +113,7 @@ class OpenHead:
         if self.mean is not None and self.deviation is not None:
             block = (block - self.mean) / self.deviation
         for weight, bias, is_relu in self.layers:
-            block = block @ weight + bias
+            block = product(block, weight) + bias
             block = block.relu_() if is_relu else block
         return block[:, 0]
 
@@ -229,8 +229,8 @@ def _array(arrays: Arrays, name: str, dimensions: int) -> Matrix:
         what = "a matrix" if dimensions == 2 else "a vector"
         raise ValueError(f"{name[:80]} holds {shape} of {values.dtype}, not {what} of floats")
     found = values.astype(np.float64)
-    if not np.isfinite(found).all():
-        raise ValueError(f"{name[:80]} holds values that are not finite")
+    if not (np.abs(found) < np.finfo(np.float32).max).all():
+        raise ValueError(f"{name[:80]} holds values that are not finite, or beyond float32")
     return found
 
 

@@ -28,7 +28,7 @@ from pairsieve.schemas.errors import UserError
 
 Columns: TypeAlias = dict[str, pa.Array]
 
-_NAME = re.compile(r"(?!error$|flipped|cut)[a-z][a-z0-9_]{0,39}")
+_NAME = re.compile(r"(?!error$|flipped|cut)(?!.*clip_(?:image|text))[a-z][a-z0-9_]{0,39}")
 """Of a further model; ``clip_score_error``, ``clip_score_flipped`` and ``clip_text_cut`` are columns."""
 
 
@@ -69,7 +69,9 @@ class ClipScore(ClipModel, Ranked):
         "exact", description="exact: open_clip's transform, bit for bit; fast: JPEGs far too large are decoded small"
     )
     batch_size: PositiveInt | None = Field(
-        None, description="rows a batch, every batch padded to it; null: 16 on a CPU, as many as fit up to 512 on a GPU"
+        None,
+        le=65_536,
+        description="rows a batch, every batch padded to it; null: 16 on a CPU, as many as fit up to 512 on a GPU",
     )
     threads: Runtime[PositiveInt | None] = Field(
         None, description="threads that decode; null: a GPU's share of the cores; on a CPU, none beside the model's"

@@ -12,7 +12,7 @@ from pairsieve.filters.base import UnknownColumnError
 from pairsieve.pipelines.cluster import finished
 from pairsieve.pipelines.search_scan import Piece, PoolColumn, StepFile
 from pairsieve.pipelines.store import Store
-from pairsieve.schemas.errors import UserError
+from pairsieve.schemas.errors import DamagedFileError, UserError
 from pairsieve.schemas.run import RunManifest, StepRecord
 
 USUAL = "clip_image"
@@ -65,9 +65,18 @@ def _of_steps(store: Store, manifest: RunManifest) -> dict[str, tuple[StepRecord
     for record in manifest.steps:
         names = store.names(f"scores/{record.id}", ".parquet") if record.measures else []
         if names:
-            with store.parquet(f"scores/{record.id}/{names[0]}") as file:
-                found |= {field.name: (record, field.type) for field in file.schema_arrow if _is_embeddings(field.type)}
+            fields = _fields(store, f"scores/{record.id}/{names[0]}")
+            found |= {field.name: (record, field.type) for field in fields if _is_embeddings(field.type)}
     return found
+
+
+def _fields(store: Store, name: str) -> pa.Schema:
+    try:
+        with store.parquet(name) as file:
+            return file.schema_arrow
+    except (pa.ArrowException, OSError) as error:
+        text = f"{store.url(name)}: {str(error).splitlines()[0]}"
+        raise DamagedFileError(f"{text}; run the recipe again, which makes it anew") from None
 
 
 def _is_embeddings(kind: pa.DataType) -> bool:

@@ -198,6 +198,8 @@ def test_a_run_stores_embeddings(photo: Photo, vit: Path, tmp_path: Path) -> Non
         ({"also": {"error": {"model": DEMO}}}, "'error' cannot be part"),
         ({"also": {"flipped_x": {"model": DEMO}}}, "'flipped_x' cannot be part"),
         ({"also": {"cut": {"model": DEMO}}}, "'cut' cannot be part"),
+        ({"also": {"clip_image": {"model": DEMO}}}, "'clip_image' cannot be part"),
+        ({"batch_size": 100_000}, "batch_size"),
         ({"also": {"": {"model": DEMO}}}, "'' cannot be part"),
         ({"also": {"b": {"model": "ViT-B-33", "pretrained": "openai"}}}, "also: b: .*did you mean 'ViT-B-32'"),
         ({"also": {"b": {"model": "ViT-B-32"}}}, "also: b: pretrained: give the weights"),

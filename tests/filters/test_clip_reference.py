@@ -12,6 +12,7 @@ from PIL import Image
 torch = pytest.importorskip("torch")
 open_clip = pytest.importorskip("open_clip")
 
+from pairsieve.schemas.errors import UserError  # noqa: E402
 from tests.support_clip import CAUSAL, CLIP, COCA, SIGLIP, column, opened, reference, write_model  # noqa: E402
 
 Photo = Callable[..., bytes]
@@ -137,3 +138,10 @@ def test_full_size(photo: Photo, vit_b_32: Path) -> None:
     want = [reference("ViT-B-32", i or b"", t or "", pretrained)["score"] for i, t in zip(images, texts, strict=True)]
     np.testing.assert_allclose(found, want, atol=1e-5)
     assert np.std(found) > 1e-4
+
+
+def test_coca_computes_in_float32(tmp_path: Path) -> None:
+    """open_clip leaves part of it in float32 whatever is asked for: half precision is refused in one line."""
+    model = str(write_model(tmp_path / "coca", COCA))
+    with pytest.raises(UserError, match=r"CoCa models compute in float32 only, not in bf16; write precision: fp32"):
+        opened(model, precision="bf16")

@@ -24,7 +24,7 @@ from pairsieve.pipelines.run import run
 from pairsieve.pipelines.search import Found, Hit, Query, search
 from pairsieve.pipelines.search_columns import Model
 from pairsieve.pipelines.search_page import shown
-from pairsieve.schemas.errors import MissingExtraError, QueryError, UserError
+from pairsieve.schemas.errors import MissingExtraError, PairsieveError, QueryError, UserError
 from tests import support_datacomp
 
 pytest.importorskip("open_clip")
@@ -220,6 +220,15 @@ def test_runs_that_are_none_are_one_line(finished: str, tmp_path: Path, monkeypa
     shutil.copytree(finished, tmp_path / "run")
     (tmp_path / "run" / "pairs" / "_pool.json").write_text("{}")
     with pytest.raises(UserError, match="the pool is not as the run read it"):
+        look(str(tmp_path / "run"))
+
+
+def test_a_damaged_file_of_scores_is_one_line(finished: str, tmp_path: Path) -> None:
+    """With its name and the next step."""
+    shutil.copytree(finished, tmp_path / "run")
+    file = sorted((tmp_path / "run" / "scores" / "caption_words").glob("*.parquet"))[0]
+    file.write_bytes(file.read_bytes()[:100])
+    with pytest.raises(PairsieveError, match=r"scores/caption_words/00000\.parquet: .*run the recipe again"):
         look(str(tmp_path / "run"))
 
 
