@@ -68,7 +68,7 @@ class Tokens:
 
     def _encode(self, text: str, most: int) -> list[int]:
         """As ``SimpleTokenizer.encode``, word by word until there are ``most`` tokens."""
-        text = text[:MOST_CHARACTERS]
+        text = text.lstrip()[:MOST_CHARACTERS]
         is_plain = self._lowers and text.isascii() and text.isprintable() and "&" not in text
         clean = text.lower() if is_plain else self._tokenizer.clean_fn(text)
         found: list[int] = []
@@ -93,11 +93,11 @@ class Tokens:
         if not texts:
             return np.zeros((0, self.context), np.int64)
         with self._lock:  # fast tokenizers cannot be called while they are called
-            return np.asarray(self._tokenizer([text[:MOST_CHARACTERS] for text in texts]).numpy(), np.int64)
+            return np.asarray(self._tokenizer([text.lstrip()[:MOST_CHARACTERS] for text in texts]).numpy(), np.int64)
 
     def _cut_by_other(self, texts: Sequence[str]) -> NDArray[np.int32]:
         """Tokens without room, for a tokenizer of transformers: what it makes of the text without truncation."""
-        clean = [self._tokenizer.clean_fn(text[:MOST_CHARACTERS]) for text in texts]
+        clean = [self._tokenizer.clean_fn(text.lstrip()[:MOST_CHARACTERS]) for text in texts]
         is_bare = self._tokenizer.tokenizer_mode == "clips"  # begins, ends and classifies by itself
         room = self.context - 3 * is_bare
         if not texts:

@@ -27,6 +27,7 @@ HARD = [
     "12345 2-for-1 $5.99!!! ___ #tag @you",
     "",
     " \n ",
+    " \n" * 6000 + "a red circle",
     "\u0130stanbul STRASSE \u1e9e",
 ]
 
