@@ -9,6 +9,7 @@ import pyarrow as pa
 
 from pairsieve.filters._tensors import check_column
 from pairsieve.filters.base import UnknownColumnError
+from pairsieve.pipelines import catalog
 from pairsieve.pipelines.cluster import finished
 from pairsieve.pipelines.search_scan import Piece, PoolColumn, StepFile
 from pairsieve.pipelines.store import Store
@@ -55,8 +56,24 @@ def column_of(store: Store, manifest: RunManifest, wanted: str | None) -> Embedd
         record, kind = of_steps[name]
         names = store.names(f"scores/{record.id}", ".parquet")
         files = tuple(StepFile(store, f"scores/{record.id}/{each}", name) for each in names)
+        _require_all(store, manifest, record, {file.shard for file in files})
         return EmbeddingColumn(name, kind, files, _model_of(record, name))
     return _of_pool(store, name, of_steps)
+
+
+def _require_all(store: Store, manifest: RunManifest, record: StepRecord, found: set[int]) -> None:
+    """Refuse to leave out a shard of which pairs reached the step, and whose scores are gone."""
+    steps = ["pool", *(step.id for step in manifest.steps)]
+    sql = """
+        SELECT DISTINCT shard FROM verdicts
+        WHERE dropped_by IS NULL OR list_position($steps, dropped_by) >= list_position($steps, $step) ORDER BY 1
+    """
+    reached = catalog.query(store.root, sql, {"steps": steps, "step": record.id})["shard"].to_pylist()
+    if gone := [shard for shard in reached if shard not in found]:
+        raise DamagedFileError(
+            f"{store.url(f'scores/{record.id}')}: the file of shard {gone[0]:05d} is gone"
+            f"{f', and {len(gone) - 1} more' if gone[1:] else ''}; run the recipe again, which makes it anew"
+        )
 
 
 def _of_steps(store: Store, manifest: RunManifest) -> dict[str, tuple[StepRecord, pa.DataType]]:

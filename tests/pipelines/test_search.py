@@ -405,3 +405,11 @@ def test_steps_read_what_clip_score_stored(recipe: Any, tmp_path: Path) -> None:
     again = run({**recipe, "filters": steps[:2]}, tmp_path / "run", engine="local", workers=1)
     assert again.measured == {"clip_score": 0, "zero_shot": 0}
     assert again.tally.dropped == {("zero_shot", "is_circle"): sum(r["zero_shot_label"] == "circle" for r in rows)}
+
+
+def test_scores_that_are_gone_are_missed(scored: str, tmp_path: Path) -> None:
+    """Rather than an answer from what is left."""
+    shutil.copytree(scored, tmp_path / "run")
+    next((tmp_path / "run" / "scores" / "first").glob("*.parquet")).unlink()
+    with pytest.raises(PairsieveError, match=r"scores/first: the file of shard \d+ is gone.*run the recipe again"):
+        search(str(tmp_path / "run"), Query(TEXT), embeddings="clip_image")
