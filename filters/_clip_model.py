@@ -22,7 +22,12 @@ class ClipModel(Settings):
     Embeddings are normalised and multiplied in float32 always.
     """
 
-    model: str | None = Field(None, description="open_clip name, hf-hub:org/name, local directory, or 'pairsieve-demo'")
+    model: str | None = Field(
+        None,
+        min_length=1,
+        max_length=4096,
+        description="open_clip name, hf-hub:org/name, local directory, or 'pairsieve-demo'",
+    )
     pretrained: str | None = Field(None, description="open_clip's pretrained tag, or a weights file")
     precision: Literal["auto", "fp32", "fp16", "bf16"] = Field(
         "auto", description="of weights and activations; auto: fp32 on a CPU, fp16 on a GPU"

@@ -38,7 +38,11 @@ _MODEL_FILES = (*_WEIGHTS, ".json", ".txt", ".model")
 class ClipSource(Settings):
     """A model by name: what recipes say of it, and what follows from its configuration."""
 
-    model: str = Field(description="open_clip name, hf-hub:org/name, local directory, or 'pairsieve-demo'")
+    model: str = Field(
+        min_length=1,
+        max_length=4096,
+        description="open_clip name, hf-hub:org/name, local directory, or 'pairsieve-demo'",
+    )
     pretrained: str | None = Field(None, description="open_clip's pretrained tag, or a weights file")
 
     @model_validator(mode="after")

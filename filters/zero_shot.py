@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from pydantic import Field, PrivateAttr, model_validator
+from pydantic import Field, PrivateAttr, field_validator, model_validator
 
 from pairsieve.filters._cache import mapped
 from pairsieve.filters._classes import Classifier, Logits, class_vectors, embedded
@@ -73,6 +73,15 @@ class ZeroShot(ClipModel, Filter):
 
     _classifier: Classifier | None = PrivateAttr(None)
     _names: pa.Array | None = PrivateAttr(None)
+
+    @field_validator("labels", "templates", mode="before")
+    @classmethod
+    def _texts(cls, value: Any) -> Any:
+        """YAML reads yes, no, 1 and null otherwise than they look."""
+        odd = [one for one in value if not isinstance(one, str)] if isinstance(value, list | tuple | dict) else []
+        if odd:
+            raise ValueError(f"{odd[0]!r} is no text; put it in quotes")
+        return value
 
     @model_validator(mode="after")
     def _goes_together(self) -> "ZeroShot":

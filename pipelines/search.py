@@ -90,8 +90,7 @@ def search(
     ``embeddings`` names the column, ``where`` is SQL over the view ``scores``, ``kept`` leaves dropped pairs out; both
     take a byte of memory a pair.  Raises ``UserError`` where the run, the column, the model or the query does not do.
     """
-    if (query.text is None) == (query.image is None) or not (query.text or query.image or "").strip():
-        raise UserError("nothing to look for: give a text, or --image FILE")
+    _check_query(query, where)
     if not 1 <= top <= MOST:
         raise UserError(f"--top {top}: give 1 to {MOST:,}")
     store = Store(run)
@@ -105,6 +104,15 @@ def search(
         best = nearest(column.pieces, vector, top, masks, workers or machine.cpus(), stage)
     said = f"{made.model} {made.pretrained}" if made.pretrained else str(made.model)
     return Found(_hits(store, best.entries), column.name, said, best.vectors)
+
+
+def _check_query(query: Query, where: str | None) -> None:
+    if query.text is not None and query.image is not None:
+        raise UserError("give a text or --image FILE, not both")
+    if not (query.text or query.image or "").strip():
+        raise UserError("nothing to look for: give a text, or --image FILE")
+    if where is not None and not where.strip():
+        raise UserError("--where is empty; give a condition in SQL, or leave it out")
 
 
 def _model(column: EmbeddingColumn, query: Query) -> ClipModel:

@@ -200,6 +200,7 @@ def test_a_run_stores_embeddings(photo: Photo, vit: Path, tmp_path: Path) -> Non
         ({"also": {"cut": {"model": DEMO}}}, "'cut' cannot be part"),
         ({"also": {"clip_image": {"model": DEMO}}}, "'clip_image' cannot be part"),
         ({"batch_size": 100_000}, "batch_size"),
+        ({"model": ""}, "model"),
         ({"also": {"": {"model": DEMO}}}, "'' cannot be part"),
         ({"also": {"b": {"model": "ViT-B-33", "pretrained": "openai"}}}, "also: b: .*did you mean 'ViT-B-32'"),
         ({"also": {"b": {"model": "ViT-B-32"}}}, "also: b: pretrained: give the weights"),

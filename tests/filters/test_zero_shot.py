@@ -275,6 +275,8 @@ def test_bad_files_of_labels_are_one_line(tmp_path: Path, content: str, says: st
         ({"model": "pairsieve-demo", "templates": ["a photo"]}, "'a photo' has no {}"),
         ({"model": "pairsieve-demo", "templates": []}, "templates"),
         ({"model": "pairsieve-demo", "keep": []}, "keep"),
+        ({"model": "pairsieve-demo", "labels": [True, False]}, "True is no text; put it in quotes"),
+        ({"model": "pairsieve-demo", "templates": [5]}, "5 is no text; put it in quotes"),
         ({"model": "pairsieve-demo", "min_probability": 2}, "min_probability"),
     ],
 )

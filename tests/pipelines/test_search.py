@@ -169,7 +169,8 @@ def test_a_run_of_an_object_store(recipe: Any, finished: str) -> None:
     [
         (Query(), {}, "nothing to look for"),
         (Query("  "), {}, "nothing to look for"),
-        (Query("x", image="y"), {}, "nothing to look for"),
+        (Query("x", image="y"), {}, "a text or --image FILE, not both"),
+        (Query("x"), {"where": " "}, "--where is empty"),
         (Query("x"), {}, "several columns of embeddings; name one with --embeddings: fixed, loose"),
         (Query("x"), {"embeddings": "fixd"}, "--embeddings: no column 'fixd' here; did you mean 'fixed'"),
         (Query("x"), {"embeddings": "caption_words"}, "'caption_words' is int32, not embeddings"),
