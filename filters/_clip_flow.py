@@ -83,9 +83,8 @@ class Part:
 class _Block:
     """A few pairs, prepared: pictures and tokens by kind, and the rows that they are of."""
 
-    errors: list[str | None]
-    pictures: dict[Preprocess, Pixels]
-    image_rows: NDArray[np.int64]
+    errors: list[str | None]  # of the first kind of pictures
+    pictures: dict[Preprocess, tuple[Pixels, NDArray[np.int64]]]
     ids: dict[Key, Ids]
     text_rows: NDArray[np.int64]
     cut: dict[Key, Cut]
@@ -142,13 +141,13 @@ class Flow:
         """Give a block to the models."""
         block = prepared()
         part.errors += block.errors
-        images, texts = start + block.image_rows, start + block.text_rows
         for clip, own in zip(self._clips, part.models, strict=True):
-            if len(images):
-                clip.put_images(block.pictures[clip.wanted], own.image, images)
-            if len(images) and self._wants.mirrored:
-                clip.put_images(block.pictures[clip.wanted], own.mirrored, images, mirrored=True)
-            clip.put_texts(block.ids[clip.tokens.key], own.text, texts)
+            if clip.wanted in block.pictures:
+                pictures, rows = block.pictures[clip.wanted]
+                clip.put_images(pictures, own.image, start + rows)
+                if self._wants.mirrored:
+                    clip.put_images(pictures, own.mirrored, start + rows, mirrored=True)
+            clip.put_texts(block.ids[clip.tokens.key], own.text, start + block.text_rows)
             if found := block.cut.get(clip.tokens.key):
                 own.cut[start + found[1]] = found[0]
         part.blocks -= 1
@@ -164,25 +163,39 @@ class Flow:
     def _prepare(self, piece: pa.RecordBatch) -> _Block:
         """Decode and tokenize a block; only what is needed of a pair that can be scored."""
         wants, rows = self._wants, piece.num_rows
-        decoded = [self._decoded(image) for image in piece["image"]] if wants.images else [[]] * rows
+        decoded: list[list[Any]] = [[None]] * rows
+        if wants.images:
+            decoded = [self._decoded(image.as_py()) for image in piece["image"]]
         texts = piece["text"].to_pylist() if wants.texts else ["-"] * rows
-        has_image = np.array([not isinstance(found, str) for found in decoded], bool)
+        has_image = np.array([[not isinstance(found, str) for found in kinds] for kinds in decoded], bool)
         has_text = np.array([bool(text and text.strip()) for text in texts], bool)
-        image_rows = np.flatnonzero(has_image & (has_text | wants.singles)) if wants.images else _NONE
-        text_rows = np.flatnonzero(has_text & (has_image | wants.singles)) if wants.texts else _NONE
+        pictures = self._stacked(decoded, has_image & (has_text | wants.singles)[:, None]) if wants.images else {}
+        text_rows = np.flatnonzero(has_text & (has_image.any(1) | wants.singles)) if wants.texts else _NONE
         ids, cut = self._tokenized(texts, text_rows, np.flatnonzero(has_text) if wants.texts else _NONE)
-        errors = [d if isinstance(d, str) else None if t else "no_text" for d, t in zip(decoded, has_text, strict=True)]
-        return _Block(errors, self._stacked(decoded, image_rows), image_rows, ids, text_rows, cut)
+        firsts = [kinds[0] for kinds in decoded]
+        errors = [d if isinstance(d, str) else None if t else "no_text" for d, t in zip(firsts, has_text, strict=True)]
+        return _Block(errors, pictures, ids, text_rows, cut)
 
-    def _decoded(self, image: pa.Scalar) -> list[Pixels] | str:
+    def _decoded(self, data: bytes | None) -> list[Any]:
         """A picture for each kind of preprocessing, or why there is none."""
-        return pixels(image.as_py(), self._kinds, self._fast)
+        found = pixels(data, self._kinds, self._fast)
+        if not isinstance(found, str):
+            return list(found)
+        if len(self._kinds) == 1 or data is None:
+            return [found] * len(self._kinds)
+        singly = (pixels(data, [kind], self._fast) for kind in self._kinds)  # what one cannot take may do for others
+        return [one if isinstance(one, str) else one[0] for one in singly]
 
-    def _stacked(self, decoded: Sequence[Any], rows: NDArray[np.int64]) -> dict[Preprocess, Pixels]:
-        """The pictures of these rows by kind, uint8[n, 3, height, width]."""
-        if not len(rows):
-            return {}
-        return {kind: np.stack([decoded[i][k] for i in rows]) for k, kind in enumerate(self._kinds)}
+    def _stacked(
+        self, decoded: Sequence[Any], wanted: NDArray[np.bool_]
+    ) -> dict[Preprocess, tuple[Pixels, NDArray[np.int64]]]:
+        """The pictures that are wanted by kind, uint8[n, 3, height, width], and their rows."""
+        found = {}
+        for k, kind in enumerate(self._kinds):
+            rows = np.flatnonzero(wanted[:, k])
+            if len(rows):
+                found[kind] = np.stack([decoded[int(i)][k] for i in rows]), rows
+        return found
 
     def _tokenized(
         self, texts: Sequence[str | None], wanted: NDArray[np.int64], counted: NDArray[np.int64]

@@ -109,6 +109,19 @@ def test_several_models(photo: Photo, vit: Path, siglip: Path) -> None:
     assert set(found) == set(made.outputs({}))
 
 
+def test_an_image_that_another_model_cannot_take_keeps_its_score(photo: Photo, vit: Path, tmp_path: Path) -> None:
+    """The other model's columns are null; the first one's scores and errors are as without it."""
+    longest = write_model(tmp_path / "longest", CLIP, 2, resize_mode="longest")
+    thin = photo(414, 2, kind="PNG")
+    pairs = pairs_of([photo(40, 50), thin, b"broken", None], ["red", "a thin red line", "red", "red"])
+    alone = opened(str(vit), embeddings=True).score(pairs)
+    both = opened(str(vit), embeddings=True, also={"l": {"model": str(longest)}}).score(pairs)
+    assert all(both[name].equals(values) for name, values in alone.items())
+    assert both["clip_score_error"].to_pylist() == [None, None, "broken_image", "no_image"]
+    assert both["clip_score_l"].is_valid().to_pylist() == [True, False, False, False]
+    assert both["clip_image_l"].is_valid().to_pylist() == [True, False, False, False]
+
+
 def test_one_decoding(photo: Photo, vit: Path, siglip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Three models decode an image once."""
     calls, decode = [], Image.open
