@@ -2,6 +2,7 @@
 
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,11 +14,13 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from pairsieve.filters import _links
-from pairsieve.pipelines import clusters
+from pairsieve.pipelines import clusters, groups
 from pairsieve.pipelines.run import run
 from pairsieve.pipelines.runner import Result
+from pairsieve.pipelines.store import Store
 from pairsieve.schemas.errors import PairsieveError
 from tests.support import digests, recipe, write_csv
+from tests.support_filters import NearNumbers
 
 NEAR = "tests.support_filters:NearNumbers"
 
@@ -177,3 +180,24 @@ def test_one_that_is_like_all_others_takes_them_in_at_once(tmp_path: Path, monke
     made = recipe(write_csv(tmp_path / "list.csv", rows), "tests.support_filters:SecondIsLikeAll")
     assert run(made, tmp_path / "run", workers=1).kept == 2
     assert rounds["all"] <= 4
+
+
+def test_shards_of_six_digits(tmp_path: Path) -> None:
+    """Work files are taken by the number of their shard, not by their name as text."""
+    step = SimpleNamespace(id="s", filter=NearNumbers(), keep_reads=(), keys={"near_numbers_keys": "near_number"})
+    for shard in (99_998, 99_999, 100_000, 100_001):
+        table = {
+            "uid": [f"{shard * 10 + i:032x}" for i in range(2)],
+            "shard": pa.array([shard] * 2, pa.int32()),
+            "row": pa.array([0, 1], pa.int32()),
+            "pairsieve/compared/near_number": [9.0, 50.0 + 2 * shard],
+            "pairsieve/compared/text": ["t", "t"],
+            "pairsieve/key/0": pa.array([1, 1], pa.uint64()),
+        }
+        (tmp_path / "_work" / "s").mkdir(parents=True, exist_ok=True)
+        pq.write_table(pa.table(table), tmp_path / "_work" / "s" / f"{shard:05d}.parquet")
+    assert groups.group(Store(str(tmp_path)), step) == 3  # type: ignore[arg-type]
+    lost = pa.concat_tables([pq.read_table(file) for file in sorted((tmp_path / "derived" / "s").glob("*.parquet"))])
+    places = sorted(zip(lost["shard"].to_pylist(), lost["row"].to_pylist(), strict=True))
+    assert places == [(99_999, 0), (100_000, 0), (100_001, 0)]
+    assert set(lost["duplicate_of"].to_pylist()) == {f"{999_980:032x}"}
