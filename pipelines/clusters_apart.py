@@ -198,10 +198,12 @@ class _Spread:
 
     def _send_keys(self, shard: int, table: pa.Table, rank: Ids) -> None:
         keys, ranks, to = [np.zeros(0, np.uint64)], [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
+        order = np.argsort(rank)
+        by_rank = pa.array(order)
         for place in range(self.work.cut.places):
             if KEY.format(place) in table.schema.names:
-                column = table[KEY.format(place)]
-                ranks.append(rank[pc.is_valid(column).to_numpy()])
+                column = table[KEY.format(place)].take(by_rank)
+                ranks.append(rank[order][pc.is_valid(column).to_numpy()])
                 keys.append(column.drop_null().to_numpy())
                 to.append(self.work.cut.key_part(place, keys[-1]))
         rows = pa.table({"key": np.concatenate(keys), RANK: np.concatenate(ranks)})
@@ -234,11 +236,12 @@ class _Link:
 
     def __call__(self, part: Part) -> None:
         table = receive(self.work.store, f"{self.work.folder}/keys", part.index)
-        order = np.argsort(table[RANK].to_numpy())
-        keys, ranks = table["key"].to_numpy()[order], table[RANK].to_numpy()[order]
+        keys, ranks = table["key"].to_numpy(), table[RANK].to_numpy()
         gone = np.zeros(len(keys), np.bool_)
         if self.turn:
             keys, ranks, gone = self._touched(keys, ranks)
+        order = np.argsort(ranks, kind="stable")  # each shard's come in order: a merge
+        keys, ranks, gone = keys[order], ranks[order], gone[order]
         own = np.arange(len(keys))
         one, other = between(keys, own, gone, own, np.empty((places(len(keys)), 4), np.int64))
         rows = pa.table({"one": ranks[one], "other": ranks[other]})

@@ -32,8 +32,9 @@ def parts(count: int) -> list[Part]:
     return [Part(i) for i in range(count)]
 
 
-def send(store: Store, name: str, rows: pa.Table, to: NDArray[np.int64], count: int) -> None:
+def send(store: Store, name: str, rows: pa.Table, to: NDArray[Any], count: int) -> None:
     """Write a file with the rows for each of ``count`` parts: ``to[i]`` is the part of row i; rows keep their order."""
+    to = to.astype(np.uint16) if count <= 1 << 16 else to  # which numpy sorts by radix
     order = np.argsort(to, kind="stable")
     edges = np.searchsorted(to[order], np.arange(count + 1))
     batch = rows.combine_chunks().take(pa.array(order)).combine_chunks()
