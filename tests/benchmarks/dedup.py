@@ -8,7 +8,8 @@ with one (30 %), two (20 %) or three (10 %) words exchanged, left out or put in,
 a fresh process and gets captions that are normal already, so that all compare the same sets; ``run`` is the command,
 from Parquet to verdicts, start-up included, and ``parts`` the same with clusters found in parts, as where they do not
 fit into one process.  CPU-seconds are user and system, without imports and reading for all but
-these; MB is the largest resident size.
+these; MB is the largest resident size.  From some millions of rows on a worker scores, whose CPU ``run`` and ``parts``
+do not see: read the machine's own counters then.
 
 ``sorted`` has our keys and questions, and links by sorting each band.  Of peers datasketch has its own optimal
 bands; rensa has 16.  Truth are all pairs at the threshold, found through their rarest words or shingles.
