@@ -5,6 +5,7 @@ of 0.9 million weights is a product with 768.  Blocks have a fixed shape, so a s
 """
 
 import re
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -134,9 +135,9 @@ class HeadSettings(AnyFilter):
     _shape: tuple[int, ...] = PrivateAttr(())
 
     @property
+    @abstractmethod
     def between(self) -> Activation:
         """What is between the layers."""
-        raise NotImplementedError
 
     def needs(self) -> tuple[str, ...]:
         return ("torch",)

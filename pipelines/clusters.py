@@ -6,7 +6,7 @@ links that ``alike`` confirms unite clusters.  The same goes on among the roots,
 hub is compared with all too, the one before the first that was lost.  It ends when a round links nothing: so a second
 run over what stays drops nothing.  Which links there are depends on ranks and keys alone.
 
-One process; memory is 48 bytes a pair, 16 to 32 a comparison, a key's column at a time, and the columns to compare.
+One process; memory is some 200 bytes a pair, 16 to 32 a comparison, a key's column at a time, and what is compared.
 At most 2^32 pairs that have keys.  What does not fit is for ``clusters_apart``, which finds the same.
 """
 
@@ -70,14 +70,14 @@ def _spread(keys: pa.Array) -> Iterator[pa.Array]:
 
 
 def size(store: Store, names: Sequence[str]) -> int:
-    """Bytes that ``cluster`` takes at least: comparisons come on top."""
+    """Bytes that ``cluster`` takes, about, with four comparisons a pair."""
     found = 0
     for name in names:
         with store.parquet(name) as file:
             groups = [file.metadata.row_group(i) for i in range(file.num_row_groups)]
             leaves = [group.column(k) for group in groups for k in range(group.num_columns)]
             compared = [leaf for leaf in leaves if leaf.path_in_schema.startswith(COMPARES)]
-            found += 104 * file.metadata.num_rows + sum(leaf.total_uncompressed_size for leaf in compared)
+            found += 300 * file.metadata.num_rows + sum(leaf.total_uncompressed_size for leaf in compared)
     return found
 
 

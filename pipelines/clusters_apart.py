@@ -6,8 +6,8 @@ members; links go to the block of their better end, lose repetitions and take up
 the block of the other end, where the filter confirms them; ``components`` hangs clusters on their best.  Later rounds
 look only at keys that lost a member in the round before: the others would give the same links.
 
-Costs the run's storage some three times the keys and compared columns, for as long as the step takes.  What must
-fit into a worker: the members of one key, 40 bytes each.  The driver holds a bit a pair.
+The run's storage holds keys and compared columns twice meanwhile, and a round's links with what is compared of one end.
+What must fit into a worker: the members of one key, 200 bytes each.  The driver holds a byte a pair.
 """
 
 from collections.abc import Iterator, Sequence
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from pairsieve.pipelines import components
 from pairsieve.pipelines.clusters import COMPARED, COMPARES, KEY, ROUNDS, alike, between, places
-from pairsieve.pipelines.exchange import Each, Part, parts, read, receive, send, write
+from pairsieve.pipelines.exchange import Each, File, Part, parts, read, receive, send, share, write
 from pairsieve.pipelines.step import Step
 from pairsieve.pipelines.store import Store
 from pairsieve.pipelines.workshop import best_first, by_shard, load, workshop
@@ -29,6 +29,8 @@ from pairsieve.schemas import columns
 Ids = NDArray[np.int64]
 HEAD = ("uid", "shard", "row")
 RANK = "pairsieve/rank"
+MEMBER_BYTES = 200
+"""What a worker holds for each member of a key while it links them."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,7 @@ class Limits:
     """Bytes that a task may hold, about; links whose components one process finds."""
 
     part_bytes: int = 256_000_000
-    together: int = components.TOGETHER
+    together: int = 50_000_000
 
 
 LIMITS = Limits()
@@ -64,8 +66,7 @@ class Cut:
 
     def key_part(self, place: int, keys: NDArray[np.uint64]) -> Ids:
         """The part of each key at a place."""
-        mixed = (keys ^ (keys >> np.uint64(32))) * np.uint64(0x9E3779B97F4A7C15)
-        return place * self.parts_each + ((mixed >> np.uint64(33)) % np.uint64(self.parts_each)).astype(np.int64)
+        return place * self.parts_each + share(keys, self.parts_each)
 
 
 @dataclass(frozen=True)
@@ -97,10 +98,10 @@ class Apart:
 
 def cluster(store: Store, step: Step, names: Sequence[str], order: str, each: Each, limits: Limits) -> list[str]:
     """Work files with the pairs that lose, of ``columns.DERIVED``."""
-    files = [_File(i, name, rows, size) for i, (name, rows, size) in enumerate(_sized(store, names)) if rows]
+    files = list(_files(store, names))
     if not files:
         return []
-    work = Apart(store, step, _cut(store, files, limits.part_bytes))
+    work = Apart(store, step, _cut(files, limits.part_bytes))
     _rank(work, files, order)
     list(each(_Spread(work), files))
     stars, lost, turn = list[str](), _Lost(work.cut.rows), 0
@@ -115,17 +116,16 @@ def cluster(store: Store, step: Step, names: Sequence[str], order: str, each: Ea
 
 
 @dataclass(frozen=True)
-class _File:
-    """A work file: pairs of a shard, and bytes in memory."""
+class _WorkFile(File):
+    """A work file: pairs of a shard, their bytes in memory, and the longest list of keys."""
 
-    index: int
-    name: str
     rows: int
     size: int
+    places: int
 
 
 class _Lost:
-    """Which pairs have lost: a bit each."""
+    """Which pairs have lost."""
 
     def __init__(self, rows: int) -> None:
         """None yet."""
@@ -143,30 +143,28 @@ class _Lost:
         return self._count
 
     def packed(self) -> bytes:
-        """The bits."""
+        """A bit each."""
         return np.packbits(self._bits, bitorder="little").tobytes()
 
 
-def _sized(store: Store, names: Sequence[str]) -> Iterator[tuple[str, int, int]]:
-    for name in names:
+def _files(store: Store, names: Sequence[str]) -> Iterator[_WorkFile]:
+    """Those that hold pairs."""
+    for i, name in enumerate(names):
         with store.parquet(name) as file:
-            groups = [file.metadata.row_group(i) for i in range(file.num_row_groups)]
-            yield name, file.metadata.num_rows, sum(group.total_byte_size for group in groups)
+            groups = [file.metadata.row_group(k) for k in range(file.num_row_groups)]
+            places = sum(str(column).startswith(KEY.format("")) for column in file.schema_arrow.names)
+            if file.metadata.num_rows:
+                size = sum(group.total_byte_size for group in groups)
+                yield _WorkFile(i, name, file.metadata.num_rows, size, places)
 
 
-def _cut(store: Store, files: Sequence[_File], part_bytes: int) -> Cut:
-    rows, size = sum(f.rows for f in files), sum(f.size for f in files)
-    places = max(_places(store, file.name) for file in files)
-    blocks = max(1, -(-size // part_bytes))
-    return Cut(rows, part_bytes, -(-rows // blocks), places, max(1, -(-40 * rows // part_bytes)))
+def _cut(files: Sequence[_WorkFile], part_bytes: int) -> Cut:
+    rows, blocks = sum(file.rows for file in files), max(1, -(-sum(file.size for file in files) // part_bytes))
+    places = max(file.places for file in files)
+    return Cut(rows, part_bytes, -(-rows // blocks), places, max(1, -(-MEMBER_BYTES * rows // part_bytes)))
 
 
-def _places(store: Store, name: str) -> int:
-    with store.parquet(name) as file:
-        return sum(str(column).startswith(KEY.format("")) for column in file.schema_arrow.names)
-
-
-def _rank(work: Apart, files: Sequence[_File], order: str) -> None:
+def _rank(work: Apart, files: Sequence[_WorkFile], order: str) -> None:
     """Write each shard's ranks, in the order of its rows."""
     names = dict.fromkeys((*HEAD, *work.step.keep_reads))
     what = ", ".join('"' + name.replace('"', '""') + '"' for name in names)
@@ -185,7 +183,7 @@ class _Spread:
 
     work: Apart
 
-    def __call__(self, item: _File) -> None:
+    def __call__(self, item: _WorkFile) -> None:
         with self.work.store.parquet(item.name) as file:
             table = file.read(use_threads=False).sort_by("row")
         shard = table["shard"][0].as_py()
@@ -229,7 +227,7 @@ def _round(work: Apart, each: Each, turn: int) -> tuple[list[str], int]:
 
 @dataclass(frozen=True)
 class _Link:
-    """Link the members of each key of a part: to the best of them, and to the one before."""
+    """Link the members of each key of a part, as ``clusters`` does."""
 
     work: Apart
     turn: int
@@ -314,18 +312,12 @@ def _losers(store: Store, stars: Sequence[str]) -> Iterator[Ids]:
 
 def _written(work: Apart, stars: Sequence[str], each: Each) -> list[str]:
     """Work files of the pairs that hang on another."""
-    list(each(_ToBest(work), [_Stars(i, name) for i, name in enumerate(stars)]))
     if not stars:
         return []
+    list(each(_ToBest(work), [File(i, name) for i, name in enumerate(stars)]))
     blocks = parts(work.cut.blocks)
     list(each(_TakeUid(work), blocks))
     return list(each(_Write(work), blocks))
-
-
-@dataclass(frozen=True)
-class _Stars:
-    index: int
-    name: str
 
 
 @dataclass(frozen=True)
@@ -334,7 +326,7 @@ class _ToBest:
 
     work: Apart
 
-    def __call__(self, item: _Stars) -> None:
+    def __call__(self, item: File) -> None:
         rows = read(self.work.store, item.name)
         self.work.send(f"best/{item.index:05d}", rows, rows["one"].to_numpy())
 

@@ -13,31 +13,26 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from pairsieve.pipelines.exchange import Each, Part, parts, read, receive, send, write
+from pairsieve.pipelines.exchange import Each, File, Part, parts, read, receive, send, share, write
 from pairsieve.pipelines.store import Store
 
 Ids = NDArray[np.int64]
-TOGETHER = 50_000_000
-"""Links that one process takes."""
-APART = 10_000_000
-"""Links of a share."""
-SPREAD = np.uint64(0x9E3779B97F4A7C15)
+ODD = np.uint64(0x9E3779B97F4A7C15)
 
 
-def hang(
-    store: Store, folder: str, links: list[str], count: int, each: Each, together: int = TOGETHER, apart: int = APART
-) -> list[str]:
+def hang(store: Store, folder: str, links: list[str], count: int, each: Each, together: int, apart: int) -> list[str]:
     """Files of links: every id that is not the smallest of its component, once, as ``other``, with the smallest.
 
     ``links`` are files of one part with columns ``one`` and ``other``, ``count`` their links; ``folder`` is free for
-    use.  Ids hang on the smallest whatever the links' order, files and repetitions.
+    use.  One process takes ``together`` links, else a task about ``apart`` of them.  Ids hang on the smallest
+    whatever the links' order, files and repetitions.
     """
     if count <= together:
-        return _atonce(store, folder, links)
+        return _by_union_find(store, folder, links)
     return _Stars(store, folder, max(1, -(-2 * count // max(1, apart)))).hang(links, each)
 
 
-def _atonce(store: Store, folder: str, links: list[str]) -> list[str]:
+def _by_union_find(store: Store, folder: str, links: list[str]) -> list[str]:
     """By union-find over the ids that have links."""
     from pairsieve.filters import _links
 
@@ -48,7 +43,7 @@ def _atonce(store: Store, folder: str, links: list[str]) -> list[str]:
     _links.unite(parent, places[: len(one)], places[len(one) :])
     _links.flatten(parent)
     lost = np.flatnonzero(parent != np.arange(len(ids)))
-    name = f"{folder}/at_once.arrow"
+    name = f"{folder}/all.arrow"
     write(store, name, pa.table({"one": ids[parent[lost]], "other": ids[lost]}))
     return [name]
 
@@ -63,8 +58,7 @@ class _Stars:
 
     def hang(self, links: list[str], each: Each) -> list[str]:
         """See the function."""
-        spread = [_Spread(i, name, f"{self.folder}/round0") for i, name in enumerate(links)]
-        list(each(_Begin(self), spread))
+        list(each(_Begin(self, f"{self.folder}/round0"), [File(i, name) for i, name in enumerate(links)]))
         last, turn = None, 0
         while True:
             into, back = (f"{self.folder}/{kind}{turn}" for kind in ("large", "small"))
@@ -79,11 +73,6 @@ class _Stars:
         list(each(_End(self, f"{self.folder}/round{turn}", back), parts(self.shares)))
         return [f"{back}/{name}" for name in self.store.names(back)]
 
-    def share(self, ids: Ids) -> Ids:
-        """The share of each id."""
-        mixed = ids.astype(np.uint64) * SPREAD
-        return ((mixed >> np.uint64(32)) % np.uint64(self.shares)).astype(np.int64)
-
     def neighbours(self, folder: str, part: Part) -> tuple[Ids, Ids]:
         """The ids of a share and what each is linked with: sorted, each link once."""
         table = receive(self.store, folder, part.index)
@@ -92,14 +81,8 @@ class _Stars:
     def send(self, name: str, one: Ids, other: Ids) -> None:
         """Send links to the shares of their ``one``."""
         one, other = once(one, other)
-        send(self.store, name, pa.table({"one": one, "other": other}), self.share(one), self.shares)
-
-
-@dataclass(frozen=True)
-class _Spread:
-    index: int
-    name: str
-    folder: str
+        to = share(one.view(np.uint64), self.shares)
+        send(self.store, name, pa.table({"one": one, "other": other}), to, self.shares)
 
 
 @dataclass(frozen=True)
@@ -107,12 +90,13 @@ class _Begin:
     """Send a file's links both ways."""
 
     stars: _Stars
+    into: str
 
-    def __call__(self, item: _Spread) -> None:
+    def __call__(self, item: File) -> None:
         table = read(self.stars.store, item.name)
         one, other = table["one"].to_numpy(), table["other"].to_numpy()
         ends = np.concatenate([one, other]), np.concatenate([other, one])
-        self.stars.send(f"{item.folder}/{item.index:05d}.arrow", *ends)
+        self.stars.send(f"{self.into}/{item.index:05d}.arrow", *ends)
 
 
 @dataclass(frozen=True)
@@ -180,6 +164,6 @@ def _least(node: Ids, other: Ids) -> Ids:
 
 def _digest(one: Ids, other: Ids) -> int:
     """A sum over links, so that it has no order."""
-    mixed = (one.astype(np.uint64) * SPREAD) ^ (other.astype(np.uint64) + np.uint64(0x632BE59BD9B4E019))
+    mixed = (one.astype(np.uint64) * ODD) ^ (other.astype(np.uint64) + np.uint64(0x632BE59BD9B4E019))
     mixed = (mixed ^ (mixed >> np.uint64(31))) * np.uint64(0xFF51AFD7ED558CCD)
     return int((mixed ^ (mixed >> np.uint64(29))).sum(dtype=np.uint64))

@@ -27,9 +27,23 @@ class Part:
     index: int
 
 
+@dataclass(frozen=True)
+class File:
+    """One file of several."""
+
+    index: int
+    name: str
+
+
 def parts(count: int) -> list[Part]:
     """So many parts."""
     return [Part(i) for i in range(count)]
+
+
+def share(values: NDArray[np.uint64], count: int) -> NDArray[np.int64]:
+    """Which of ``count`` equal shares each value belongs to, by a hash: int64[n]."""
+    mixed = (values ^ (values >> np.uint64(32))) * np.uint64(0x9E3779B97F4A7C15)
+    return ((mixed >> np.uint64(33)) % np.uint64(count)).astype(np.int64)
 
 
 def send(store: Store, name: str, rows: pa.Table, to: NDArray[Any], count: int) -> None:

@@ -18,7 +18,7 @@ from pairsieve.pipelines.workshop import best_first, by_shard, load, workshop
 from pairsieve.schemas import columns
 
 CLUSTERS_SHARE = 0.25
-"""Of this machine's memory: as much as clusters may take here by their estimate, of which they take up to twice."""
+"""Of this machine's memory, for clusters that are found here; DuckDB, which ranks them, and the rest come on top."""
 
 
 def group(store: Store, step: Step, each: Each = map) -> int:
