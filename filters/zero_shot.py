@@ -1,6 +1,6 @@
 """Name what an image shows, of some labels, from its stored CLIP embedding: no image is decoded.
 
-On a core 3 µs a pair for 10 labels, 52 for 1,000.  Prompts are embedded once a machine, and kept in its cache.
+On a core 3 µs a pair for 10 labels, 21 for 1,000.  Prompts are embedded once a machine, and kept in its cache.
 """
 
 from collections.abc import Mapping
