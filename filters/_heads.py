@@ -16,11 +16,12 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from pydantic import Field, PrivateAttr
 
+from pairsieve.filters._of_embeddings import OfEmbeddings
 from pairsieve.filters._products import device_of, fixed, resources_of
-from pairsieve.filters._tensors import check_column, check_rows
+from pairsieve.filters._tensors import check_rows
 from pairsieve.filters._vectors import ROWS, blocks, product, unit, vectors_of
 from pairsieve.filters._weights import Arrays, check_name, fetched, is_on_hub, local, read_arrays
-from pairsieve.filters.base import AnyFilter, Resources, Runtime, UnknownColumnError
+from pairsieve.filters.base import Resources, Runtime
 from pairsieve.schemas.errors import UserError
 
 if TYPE_CHECKING:
@@ -119,14 +120,13 @@ class OpenHead:
         return block[:, 0]
 
 
-class HeadSettings(AnyFilter):
+class HeadSettings(OfEmbeddings):
     """Settings of a filter that scores a column of embeddings by a head, and what opens and runs it."""
 
     batch_rows = 8192
     extra = "clip"
     loads_model = True
 
-    embeddings: str = Field("clip_image", description="column of image embeddings: lists of floats")
     weights: str = Field(description="the head: .pth, .pt, .npz or .safetensors, or hf-hub:org/name/file")
     normalise: bool = Field(True, description="bring embeddings to length 1 first, as LAION's heads want them")
     device: Runtime[Literal["auto", "cpu", "cuda"]] = Field("auto", description="auto: the GPU where there is one")
@@ -142,13 +142,8 @@ class HeadSettings(AnyFilter):
     def needs(self) -> tuple[str, ...]:
         return ("torch",)
 
-    def inputs(self, available: Mapping[str, pa.DataType]) -> tuple[str, ...]:
-        return (self.embeddings,)
-
     def check(self, available: Mapping[str, pa.DataType]) -> None:
-        if self.embeddings not in available:
-            raise UnknownColumnError(self.embeddings, available)
-        width = check_column(available[self.embeddings], self.embeddings)
+        width = self.column_width(available)
         check_name(self.weights)
         if is_on_hub(self.weights):
             return  # fetched by the workers, which look

@@ -1,6 +1,6 @@
 """Chance that an image is not safe for work, by a head on its stored CLIP embedding, such as LAION's.
 
-On a core 6 µs a pair for ViT-L/14, 1 for B/32, 125 for H/14; no image is decoded.
+On a core 6 µs a pair for ViT-L/14, 1 for B/32; no image is decoded.
 """
 
 from typing import Literal

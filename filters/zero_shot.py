@@ -16,16 +16,17 @@ from pairsieve.filters._cache import mapped
 from pairsieve.filters._classes import Classifier, Logits, class_vectors, embedded
 from pairsieve.filters._clip_model import ClipModel
 from pairsieve.filters._labels import check_known, labels_file, names_of, prompts_of
+from pairsieve.filters._of_embeddings import OfEmbeddings
 from pairsieve.filters._products import device_of, resources_of
 from pairsieve.filters._templates import templates_of
-from pairsieve.filters._tensors import all_files, check_column, check_rows
-from pairsieve.filters.base import Filter, Resources, Threshold, UnknownColumnError, first_reason
+from pairsieve.filters._tensors import all_files, check_rows
+from pairsieve.filters.base import Filter, Resources, Threshold, first_reason
 
 CLIP_SCALE = 100.0
 """What CLIP's logit scale is bounded by in training, and ends at."""
 
 
-class ZeroShot(ClipModel, Filter):
+class ZeroShot(OfEmbeddings, ClipModel, Filter):
     """Store the label whose prompts are nearest to an image's embedding; keep or drop pairs by it.
 
     A label's vector is the mean of the embeddings of its prompts, each of length 1, as in CLIP's zero-shot
@@ -46,7 +47,6 @@ class ZeroShot(ClipModel, Filter):
     extra = "clip"
     loads_model = True
 
-    embeddings: str = Field("clip_image", description="column of image embeddings: lists of floats")
     labels: str | tuple[str, ...] | Mapping[str, str | tuple[str, ...]] = Field(
         description="list; or label: prompts; or a file of either: .txt (a label a line), .json"
     )
@@ -105,13 +105,8 @@ class ZeroShot(ClipModel, Filter):
     def needs(self) -> tuple[str, ...]:
         return self.model_modules() if self.model else ("torch",)
 
-    def inputs(self, available: Mapping[str, pa.DataType]) -> tuple[str, ...]:
-        return (self.embeddings,)
-
     def check(self, available: Mapping[str, pa.DataType]) -> None:
-        if self.embeddings not in available:
-            raise UnknownColumnError(self.embeddings, available)
-        width = check_column(available[self.embeddings], self.embeddings)
+        width = self.column_width(available)
         labels = list(names_of(self.labels))
         check_known("keep", self.kept or (), labels)
         check_known("drop", self.dropped or (), labels)
