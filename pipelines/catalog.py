@@ -14,7 +14,8 @@ import duckdb
 import fsspec
 import pyarrow as pa
 
-from pairsieve.pipelines.catalog_clusters import bring_up_to_date, clusters_view, quote, text
+from pairsieve.pipelines.catalog_clusters import bring_up_to_date, clusters_view
+from pairsieve.pipelines.sql import quote, text
 from pairsieve.pipelines.store import Store, filesystem, is_local
 from pairsieve.schemas import columns
 from pairsieve.schemas.errors import QueryError, UserError

@@ -1,8 +1,7 @@
 """The view ``clusters`` of a run: who belongs to whom, by every step that groups pairs.
 
 A query over verdicts alone: one row for each member, the survivor included.  A million verdicts, 612,000 of them
-duplicates, take
-0.4 CPU-seconds.
+duplicates, take 0.4 CPU-seconds.
 """
 
 from collections.abc import Sequence
@@ -11,6 +10,7 @@ from typing import Any
 import duckdb
 import yaml
 
+from pairsieve.pipelines.sql import quote, text
 from pairsieve.pipelines.store import Store
 
 _CLUSTERS = """
@@ -70,13 +70,3 @@ def _steps(store: Store) -> list[str]:
         return [str(step["id"]) for step in content["steps"]]
     except (OSError, ValueError, TypeError, KeyError, yaml.YAMLError):
         return []
-
-
-def quote(name: str) -> str:
-    """A name in SQL."""
-    return '"' + name.replace('"', '""') + '"'
-
-
-def text(value: str) -> str:
-    """A string in SQL."""
-    return "'" + value.replace("'", "''") + "'"

@@ -24,7 +24,7 @@ from pairsieve.filters.base import NearFilter
 from pairsieve.pipelines.shard import Rows, Shard, at, derived_name
 from pairsieve.pipelines.step import Step
 from pairsieve.pipelines.store import Store
-from pairsieve.pipelines.workshop import best_first, load, workshop
+from pairsieve.pipelines.workshop import rank_pairs, workshop
 from pairsieve.schemas import columns
 from pairsieve.schemas.errors import PairsieveError
 
@@ -115,20 +115,16 @@ class _Work:
 
     def ranked(self, order: str) -> Ids:
         """The positions of all pairs, the best first."""
-        names = dict.fromkeys(("uid", "shard", "row", *self.step.keep_reads))
-        what = ", ".join('"' + name.replace('"', '""') + '"' for name in names)
         with workshop(self.store) as con:
-            load(con, "pairs", [self.store.url(name) for name in self.names], what)
-            found = con.sql(f"SELECT shard, row FROM pairs ORDER BY {best_first(order)}").to_arrow_table()
+            rank_pairs(con, [self.store.url(name) for name in self.names], self.step.keep_reads, order)
+            found = con.sql("SELECT shard, row FROM ranked ORDER BY rowid").to_arrow_table()
         ours = _place(self.shard, self.row)
         return np.searchsorted(ours, _place(found["shard"].to_numpy(), found["row"].to_numpy())).astype(np.int64)
 
     @property
     def keys(self) -> int:
         """Keys of a pair, at most."""
-        return max(
-            sum(str(name).startswith("pairsieve/key/") for name in file.schema_arrow.names) for file in self.files
-        )
+        return max(map(key_places, self.files))
 
     def column(self, name: str, kind: pa.DataType) -> pa.Array:
         """A column of all files; null where a file has none."""
@@ -148,6 +144,11 @@ class _Work:
     def _wide(self, name: str) -> pa.DataType:
         kind = self.files[0].schema_arrow.field(name).type
         return pa.large_string() if pa.types.is_string(kind) else kind
+
+
+def key_places(file: pq.ParquetFile) -> int:
+    """Columns of keys of a work file: the length of its longest list."""
+    return sum(str(name).startswith(KEY.format("")) for name in file.schema_arrow.names)
 
 
 def _place(shard: NDArray[np.int32], row: NDArray[np.int32]) -> Ids:

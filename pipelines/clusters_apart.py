@@ -19,15 +19,14 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from pairsieve.pipelines import components
-from pairsieve.pipelines.clusters import COMPARED, COMPARES, KEY, ROUNDS, alike, between, places
+from pairsieve.pipelines.clusters import COMPARED, COMPARES, KEY, ROUNDS, alike, between, key_places, places
 from pairsieve.pipelines.exchange import Each, File, Part, parts, read, receive, send, share, write
 from pairsieve.pipelines.step import Step
 from pairsieve.pipelines.store import Store
-from pairsieve.pipelines.workshop import best_first, by_shard, load, workshop
+from pairsieve.pipelines.workshop import by_shard, rank_pairs, workshop
 from pairsieve.schemas import columns
 
 Ids = NDArray[np.int64]
-HEAD = ("uid", "shard", "row")
 RANK = "pairsieve/rank"
 MEMBER_BYTES = 200
 """What a worker holds for each member of a key while it links them."""
@@ -152,10 +151,9 @@ def _files(store: Store, names: Sequence[str]) -> Iterator[_WorkFile]:
     for i, name in enumerate(names):
         with store.parquet(name) as file:
             groups = [file.metadata.row_group(k) for k in range(file.num_row_groups)]
-            places = sum(str(column).startswith(KEY.format("")) for column in file.schema_arrow.names)
             if file.metadata.num_rows:
                 size = sum(group.total_byte_size for group in groups)
-                yield _WorkFile(i, name, file.metadata.num_rows, size, places)
+                yield _WorkFile(i, name, file.metadata.num_rows, size, key_places(file))
 
 
 def _cut(files: Sequence[_WorkFile], part_bytes: int) -> Cut:
@@ -166,12 +164,8 @@ def _cut(files: Sequence[_WorkFile], part_bytes: int) -> Cut:
 
 def _rank(work: Apart, files: Sequence[_WorkFile], order: str) -> None:
     """Write each shard's ranks, in the order of its rows."""
-    names = dict.fromkeys((*HEAD, *work.step.keep_reads))
-    what = ", ".join('"' + name.replace('"', '""') + '"' for name in names)
     with workshop(work.store) as con:
-        load(con, "pairs", [work.store.url(file.name) for file in files], what)
-        con.execute(f"CREATE TABLE ranked AS SELECT shard, row FROM pairs ORDER BY {best_first(order)}")
-        con.execute("DROP TABLE pairs")
+        rank_pairs(con, [work.store.url(file.name) for file in files], work.step.keep_reads, order)
         ranked = con.sql(f'SELECT shard, rowid AS "{RANK}" FROM ranked ORDER BY shard, row')
         for shard, table in by_shard(ranked):
             write(work.store, f"{work.folder}/rank/{shard:05d}.arrow", table.select([RANK]))
@@ -189,7 +183,7 @@ class _Spread:
         shard = table["shard"][0].as_py()
         rank = read(self.work.store, f"{self.work.folder}/rank/{shard:05d}.arrow")[RANK].to_numpy()
         compared = [name for name in table.schema.names if name.startswith(COMPARES)]
-        for folder, names in (("head", HEAD), ("compared", compared)):
+        for folder, names in (("head", columns.PLACE), ("compared", compared)):
             rows = table.select(list(names)).append_column(RANK, pa.array(rank))
             self.work.send(f"{folder}/{shard:05d}", rows.cast(_wide(rows.schema)), rank)
         self._send_keys(shard, table, rank)
@@ -355,7 +349,7 @@ class _Write:
         rows = receive(self.work.store, f"{self.work.folder}/uids", part.index)
         head = self.work.block("head", part)
         lost = head.take(pa.array(rows["other"].to_numpy() - self.work.first(part.index)))
-        lost = lost.select(list(HEAD)).append_column("duplicate_of", rows["uid"])
+        lost = lost.select(list(columns.PLACE)).append_column("duplicate_of", rows["uid"])
         reason = pa.repeat(pa.scalar(next(iter(self.work.step.keys.values()))), len(lost))
         name = f"{self.work.folder}/picked/{part.index:05d}.parquet"
         self.work.store.write_table(name, lost.append_column("duplicate_by", reason).cast(columns.DERIVED))

@@ -12,6 +12,7 @@ from pairsieve.filters.base import GroupFilter, NearFilter, WithinFilter
 from pairsieve.pipelines import clusters, clusters_apart, machine, within
 from pairsieve.pipelines.exchange import Each
 from pairsieve.pipelines.shard import derived_name
+from pairsieve.pipelines.sql import quote
 from pairsieve.pipelines.step import Step
 from pairsieve.pipelines.store import Store
 from pairsieve.pipelines.workshop import best_first, by_shard, load, workshop
@@ -88,16 +89,16 @@ _TO_SURVIVORS = """
 def _sql(key: str, order: str) -> str:
     """Add to ``lost`` every pair of ``pairs`` that shares a key with a better one."""
     best = best_first(order)
-    key = key.replace('"', '""')
+    key = quote(key)
     return f"""
         INSERT INTO lost
-        WITH shared AS (SELECT "{key}" AS key FROM pairs WHERE "{key}" IS NOT NULL GROUP BY 1 HAVING count(*) > 1),
+        WITH shared AS (SELECT {key} AS key FROM pairs WHERE {key} IS NOT NULL GROUP BY 1 HAVING count(*) > 1),
         ranked AS (
             SELECT uid, shard, row,
                    row_number() OVER best AS place, first_value(uid) OVER best AS keeper,
                    first_value(shard) OVER best AS best_shard, first_value(row) OVER best AS best_row
-            FROM pairs SEMI JOIN shared ON pairs."{key}" = shared.key
-            WINDOW best AS (PARTITION BY "{key}" ORDER BY {best})
+            FROM pairs SEMI JOIN shared ON pairs.{key} = shared.key
+            WINDOW best AS (PARTITION BY {key} ORDER BY {best})
         )
         SELECT uid, shard, row, keeper, $reason, best_shard, best_row FROM ranked WHERE place > 1
     """

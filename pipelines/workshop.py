@@ -10,7 +10,9 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 
+from pairsieve.pipelines.sql import quote
 from pairsieve.pipelines.store import Store
+from pairsieve.schemas import columns
 
 MEMORY = "4GB"
 FILES = 500
@@ -32,6 +34,16 @@ def load(
         verb = f"INSERT INTO {table}" if start else f"CREATE TABLE {table} AS"
         sql = f"{verb} SELECT {what} FROM read_parquet($files, hive_partitioning = false) WHERE {where}"
         con.execute(sql, {"files": list(files[start : start + FILES])})
+
+
+def rank_pairs(con: duckdb.DuckDBPyConnection, files: Sequence[str], names: Sequence[str], order: str) -> None:
+    """Make the table ``ranked`` (shard, row) of all pairs of some files, the best first: ``rowid`` is the rank.
+
+    ``names`` are the columns that ``order`` reads, besides the pairs' places.
+    """
+    load(con, "pairs", files, ", ".join(map(quote, dict.fromkeys((*columns.PLACE, *names)))))
+    con.execute(f"CREATE TABLE ranked AS SELECT shard, row FROM pairs ORDER BY {best_first(order)}")
+    con.execute("DROP TABLE pairs")
 
 
 def by_shard(ordered: duckdb.DuckDBPyRelation) -> Iterator[tuple[int, pa.Table]]:
