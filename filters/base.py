@@ -21,6 +21,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
+from pairsieve.filters._shared import Shared
 from pairsieve.schemas.errors import MissingExtraError
 
 T = TypeVar("T")
@@ -138,6 +139,9 @@ class AnyFilter(Settings, ABC):
     def imports(self) -> tuple[str, ...]:
         """Modules that ``open`` imports and that survive a fork: imported once for all workers of a machine."""
         return ()
+
+    def share(self, shared: Shared) -> None:
+        """Called before ``open``: what all filters of the worker may hold of images in common."""
 
     def open(self) -> None:
         """Load models or connections, once per worker, before the first ``score``."""
@@ -327,11 +331,13 @@ class Opened:
     def __init__(self) -> None:
         """Nothing is opened yet."""
         self._opened: dict[str, AnyFilter] = {}
+        self._shared = Shared()
 
     def get(self, step: str, made: AnyFilter) -> AnyFilter:
         """The opened filter of a step."""
         if step not in self._opened:
             opened = made.model_copy()
+            opened.share(self._shared)
             opened.open()
             self._opened[step] = opened
         return self._opened[step]
@@ -340,6 +346,7 @@ class Opened:
         """Close all of them."""
         while self._opened:
             self._opened.popitem()[1].close()
+        self._shared.clear()
 
 
 def scoring_settings(made: AnyFilter) -> dict[str, Any]:
