@@ -180,6 +180,19 @@ class Filter(AnyFilter):
         """
 
 
+ADDED = pa.list_(
+    pa.struct(
+        [
+            pa.field("text", pa.string(), nullable=False),
+            pa.field("source", pa.string(), nullable=False),
+            pa.field("score", pa.float32()),
+            pa.field("reason", pa.string()),
+        ]
+    )
+)
+"""Pairs that a step adds: text, the column it comes from, its score, and why it goes (null: it stays)."""
+
+
 class PoolFilter(AnyFilter):
     """Also sees a small, mergeable summary of the scope (the survivors, or the pool with ``of: pool``).
 
@@ -205,6 +218,14 @@ class PoolFilter(AnyFilter):
         With such columns a shard comes in batches of up to 131,072 pairs, else in one.
         """
         return ()
+
+    def adds(self) -> str | None:
+        """The derived column, of type ``ADDED``, with the pairs that the step adds to each pair; None: it adds none.
+
+        Added pairs have the parent's image and columns, and a text of their own; each has a verdict.  Nothing can be
+        measured of them in the same run, so such a step is the last of its recipe.
+        """
+        return None
 
     @abstractmethod
     def is_settled(self, settled: Mapping[str, Any]) -> bool:

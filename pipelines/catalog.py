@@ -5,7 +5,7 @@ read without pairsieve: ``cd run && duckdb catalog.duckdb``.  Parquet stays the 
 """
 
 import tempfile
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -70,6 +70,8 @@ def views(store: Store, plan: "Plan", pool: "Pool", shards: Sequence["PoolShard"
             yield _view(f"derived_{step.id}", _files(store, f"derived/{step.id}"), schema)
         for name, file in tables_of(store, step.id).items():
             yield _view(name, file if store.local else store.url(file), None)
+    if plan.adding is not None:
+        yield _view("added", _files(store, "added"), columns.ADDED)
     yield clusters_view([step.id for step in plan.steps])
     yield _scores(plan, pool.beside_tables())
     if plan.recipe.output.dataset is not None:
@@ -115,20 +117,38 @@ def _duck_path(url: str | None) -> str | None:
 
 def _scores(plan: "Plan", beside: Collection[str]) -> str:
     """One row per candidate: the pool's light columns, every light score and list of ids, the verdict."""
-    pool = ", ".join(
-        f"p.{quote(stored)} AS {quote(seen)}" for seen, stored in plan.pool_names.items() if stored not in beside
-    )
-    parts = [f"p.uid, p.shard, p.row, {pool}"]
-    joins = ["FROM pairs p JOIN verdicts v ON p.shard = v.shard AND p.row = v.row"]
+    own, joins = _columns_and_joins(plan, beside, "p.row", frozenset())
+    base = "FROM pairs p JOIN verdicts v ON p.shard = v.shard AND p.row = v.row"
+    place = "p.uid, p.shard, p.row"
+    if plan.adding is None:
+        return f"CREATE VIEW scores AS SELECT {', '.join([place, *own])}, v.dropped_by, v.reason {base} {joins}"
+    nothing = f"CAST(NULL AS VARCHAR) AS {columns.PARENT}, 'text' AS {columns.TEXT_SOURCE}"
+    nothing += f", CAST(NULL AS FLOAT) AS {columns.TEXT_SCORE}"
+    theirs, their_joins = _columns_and_joins(plan, beside, "a.parent_row", plan.about_texts | {"text"})
+    what = f"a.{columns.PARENT}, a.{columns.TEXT_SOURCE}, a.{columns.TEXT_SCORE}, v.dropped_by, v.reason"
+    return f"""
+        CREATE VIEW scores AS SELECT {", ".join([place, *own])}, {nothing}, v.dropped_by, v.reason {base} {joins}
+        UNION ALL BY NAME SELECT {", ".join(["a.uid, a.shard, a.row, a.text", *theirs])}, {what} FROM added a
+        JOIN verdicts v ON a.shard = v.shard AND a.row = v.row
+        JOIN pairs p ON a.shard = p.shard AND a.parent_row = p.row
+        {their_joins}
+    """
+
+
+def _columns_and_joins(plan: "Plan", beside: Collection[str], row: str, without: Set[str]) -> tuple[list[str], str]:
+    """Columns of the pool and of all steps but some, and the joins that bring the steps' to a pair's row."""
+    shown = {seen: stored for seen, stored in plan.pool_names.items() if stored not in beside and seen not in without}
+    parts = [f"p.{quote(stored)} AS {quote(seen)}" for seen, stored in shown.items()]
+    joins = []
     for i, step in enumerate(s for s in plan.steps if s.measures):
-        names = [n for n, kind in step.stored.items() if not columns.is_heavy(kind) or columns.is_items(kind)]
-        parts += [f"s{i}.{quote(name)}" for name in names]
-        joins.append(f"LEFT JOIN {quote(f'scores_{step.id}')} s{i} ON p.shard = s{i}.shard AND p.row = s{i}.row")
+        names = [n for n, kind in step.stored.items() if not columns.is_heavy(kind) or columns.is_listed(kind)]
+        parts += [f"s{i}.{quote(name)}" for name in names if name not in without]
+        joins.append(f"LEFT JOIN {quote(f'scores_{step.id}')} s{i} ON p.shard = s{i}.shard AND {row} = s{i}.row")
     for i, step in enumerate(s for s in plan.steps if s.keys or s.derives):
-        parts += [f"d{i}.{quote(name)}" for name in step.derived]
+        parts += [f"d{i}.{quote(name)}" for name in step.derived if name not in without and name != step.adds]
         parts += [f"d{i}.duplicate_of AS {quote(f'{step.id}_of')}"] if step.keys else []
-        joins.append(f"LEFT JOIN {quote(f'derived_{step.id}')} d{i} ON p.shard = d{i}.shard AND p.row = d{i}.row")
-    return f"CREATE VIEW scores AS SELECT {', '.join(parts)}, v.dropped_by, v.reason {' '.join(joins)}"
+        joins.append(f"LEFT JOIN {quote(f'derived_{step.id}')} d{i} ON p.shard = d{i}.shard AND {row} = d{i}.row")
+    return parts, " ".join(joins)
 
 
 def _files(store: Store, folder: str) -> str | None:

@@ -96,7 +96,8 @@ def run(
             progress=reporter(quiet),
         )
     _console().print(funnel_table(result))
-    _console().print(f"kept {result.kept:,} of {result.rows:,} pairs; the run: {result.root}", soft_wrap=True)
+    pairs = f"{result.rows + result.added:,} pairs" + (f", {result.added:,} of them added" if result.added else "")
+    _console().print(f"kept {result.kept:,} of {pairs}; the run: {result.root}", soft_wrap=True)
 
 
 @app.command()

@@ -7,7 +7,7 @@ and the seed alone.  Cost: the kept bytes are written and read twice; memory is 
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,8 @@ import pyarrow.compute as pc
 import xxhash
 from pydantic import ValidationError
 
+from pairsieve.filters.base import deciding_settings
+from pairsieve.pipelines.added import read_added
 from pairsieve.pipelines.passes import stored_rows
 from pairsieve.pipelines.plan import Plan
 from pairsieve.pipelines.pools import PoolShard
@@ -34,6 +36,7 @@ GROUP_BYTES, LEAST, MOST = 8_000_000, 128, 512
 """Row groups of image shards: about 8 MB, 128 to 512 rows."""
 RUN_BYTES = 134_217_728
 _KEY = pa.field("_key", pa.uint64())
+_OF_ADDED = (columns.PARENT, columns.TEXT_SOURCE, columns.TEXT_SCORE)
 _ORDER = [("_key", "ascending"), ("uid", "ascending"), ("shard", "ascending"), ("row", "ascending")]
 
 
@@ -53,10 +56,26 @@ def dataset_types(plan: Plan) -> dict[str, pa.DataType]:
     found = {}
     for name, kind in plan.types.items():
         is_key = pa.types.is_fixed_size_binary(kind)
-        is_chosen = name in wanted if wanted is not None else not columns.is_heavy(kind) and not is_key
+        is_usual = not columns.is_heavy(kind) or columns.is_texts(kind)
+        is_chosen = name in wanted if wanted is not None else is_usual and not is_key
         if name in (columns.IMAGE, "text") or is_chosen:
             found[name] = kind
+    if plan.adding:
+        found.pop(str(plan.adding[1].adds), None)
+        found |= {name: columns.ADDED.field(name).type for name in _OF_ADDED}
     return found
+
+
+@dataclass(frozen=True)
+class KeptAdded:
+    """Added pairs that stay, in the order of their parents."""
+
+    table: pa.Table
+
+    def between(self, start: int, stop: int) -> pa.Table:
+        """Those whose parents are in a range of rows."""
+        first, last = np.searchsorted(self.table["parent_row"].to_numpy(), [start, stop])
+        return self.table.slice(first, last - first)
 
 
 @dataclass
@@ -80,6 +99,7 @@ class Spill:
         """Read the shard forward, cutting a run whenever enough is held."""
         verdicts = self.context.store.table(verdicts_name(record.index), ["dropped_by"])
         kept = np.flatnonzero(pc.is_null(verdicts["dropped_by"]).to_numpy())
+        more = self._kept_added(record, kept)
         runs: list[Run] = []
         held: list[pa.RecordBatch] = []
         with Shard(self.context, record) as shard:
@@ -87,23 +107,36 @@ class Spill:
             for start in range(0, record.rows, size):
                 stop = min(start + size, record.rows)
                 rows = kept[np.searchsorted(kept, start) : np.searchsorted(kept, stop)]
-                if len(rows):
-                    held.append(self._batch(shard, start, stop, rows))
+                added = None if more is None else more.between(start, stop)
+                if len(rows) or added:
+                    held.append(self._batch(shard, start, stop, rows, added))
                 if sum(b.nbytes for b in held) >= RUN_BYTES:
                     runs.append(self._write(held, record.index, len(runs)))
                     held = []
         return [*runs, self._write(held, record.index, len(runs))] if held else runs
 
-    def _batch(self, shard: Shard, start: int, stop: int, rows: Any) -> pa.RecordBatch:
+    def _kept_added(self, record: PoolShard, kept: Any) -> KeptAdded | None:
+        """The pairs that a step added to the shard and that stay."""
+        if self.context.plan.adding is None:
+            return None
+        return KeptAdded(read_added(self.context.store, record.index, kept[kept >= record.rows] - record.rows))
+
+    def _batch(self, shard: Shard, start: int, stop: int, own: Any, added: pa.Table | None) -> pa.RecordBatch:
+        """Kept rows of a range, and pairs that were added to pairs of it."""
+        rows = own if added is None else np.concatenate([own, added["parent_row"].to_numpy()])
         take = pa.array(rows)
         found = {name: shard.light(name).take(take) for name in columns.PLACE}
         for name, kind in self.types.items():
-            if columns.is_heavy(kind):
+            if added is not None and name in _OF_ADDED:
+                found[name] = pa.nulls(len(rows), kind)
+            elif columns.is_heavy(kind):
                 found[name] = shard.heavy(name, start, stop).take(pa.array(rows - start))
             else:
                 found[name] = shard.light(name).take(take)
         if columns.IMAGE in found and found[columns.IMAGE].null_count:
             raise AccountingError(f"shard {shard.record.index}: a kept pair has no image")
+        if added is not None:
+            found = _with_texts(found, len(own), added, self.context.plan.about_texts)
         found[_KEY.name] = pa.array(uid.keyed_hash(found["uid"], self.context.plan.recipe.seed))
         return pa.record_batch(found)
 
@@ -115,6 +148,22 @@ class Spill:
         keys = table.select([_KEY.name, *columns.PLACE]).append_column("run", pa.repeat(pa.scalar(name), len(table)))
         self.context.store.write_table(f"{name}.keys.parquet", keys)
         return Run(name, table.num_rows, table.nbytes)
+
+
+def _with_texts(found: dict[str, pa.Array], own: int, added: pa.Table, lost: Set[str]) -> dict[str, pa.Array]:
+    """The columns of ``own`` pairs and of added ones, which have their parents' but for what is about the text."""
+    whole = dict(found)
+    for name, values in found.items():
+        if name in added.schema.names:
+            given = added[name].combine_chunks()
+        elif name in lost:
+            given = pa.nulls(len(added), values.type)
+        else:
+            continue
+        is_source = name == columns.TEXT_SOURCE
+        before = pa.repeat(pa.scalar("text"), own) if is_source else values.slice(0, own)
+        whole[name] = pa.concat_arrays([before, given.cast(values.type)])
+    return whole
 
 
 @dataclass(frozen=True)
@@ -230,7 +279,8 @@ def fingerprint(context: Context, shards: Sequence[PoolShard], tally: Tally) -> 
     parts = (tally.kept, tally.kept_digest, plan.recipe.seed, output.model_dump_json(), steps)
     pool = [shard.fingerprint for shard in shards]
     types = {name: str(kind) for name, kind in dataset_types(plan).items()}
-    derived = [_digest_settled(context.settled[step.id]) for step in plan.steps if step.derives]
+    derives = [step for step in plan.steps if step.derives]
+    derived = [(_digest_settled(context.settled.get(step.id, {})), deciding_settings(step.filter)) for step in derives]
     return digest(repr((parts, pool, types, *derived)))
 
 

@@ -167,7 +167,9 @@ class Reckoning:
             return None
         if not self.plan.steps:
             return self._given()
-        least, most = (self.rows * share for share in wilson(self.tried.kept, self.tried.rows))
+        decided = self.tried.rows + self.tried.added
+        scale = self.rows * decided / self.tried.rows
+        least, most = (scale * share for share in wilson(self.tried.kept, decided))
         is_bound = any(trial.error for trial in self.tried.steps.values())
         value = self.rows * self.tried.kept / self.tried.rows
         return Figure(most, "at most about") if is_bound else Figure(value, "about", least, most)

@@ -22,7 +22,7 @@ from pairsieve.schemas import columns
 from pairsieve.schemas.errors import UserError
 from pairsieve.schemas.recipe import Recipe, StepSpec
 
-RESERVED_IDS = frozenset({"pool", "pairs", "scores", "verdicts", "dataset", "derived", "subset", "shards"})
+RESERVED_IDS = frozenset({"added", "pool", "pairs", "scores", "verdicts", "dataset", "derived", "subset", "shards"})
 
 MOST_FILES = 1000
 """Files of a step that are named one by one in what identifies it."""
@@ -59,6 +59,20 @@ class Plan:
         used |= set((spec.columns if spec else None) or ())
         return {self.pool_names[name] for name in used if name in self.pool_names}
 
+    @property
+    def adding(self) -> tuple[int, Step] | None:
+        """The step that adds pairs, the last one, with its place."""
+        return (len(self.steps) - 1, self.steps[-1]) if self.steps and self.steps[-1].adds else None
+
+    @property
+    def about_texts(self) -> set[str]:
+        """Columns that steps give of a pair's own text, directly or by others': an added pair has none of them."""
+        found = {"text"}
+        for step in self.steps:
+            if found.intersection((*step.reads, *step.summary_reads)):
+                found |= set(step.given)
+        return found - {"text"}
+
     def producer(self, column: str) -> Step | None:
         """The step that measures or derives a column; None = the pool."""
         return next((step for step in self.steps if column in step.given), None)
@@ -75,12 +89,28 @@ def make_plan(
     steps: list[Step] = []
     for i, (spec, made) in enumerate(zip(recipe.filters, filters, strict=True)):
         key: Key = ("filters", i, spec.filter)
+        if steps and steps[-1].adds:
+            raise source.error(key, f"{steps[-1].id} adds pairs, so it must be the last step; {_AFTER}")
         step = _step(source, key, spec, made, available, fingerprints, steps)
         steps.append(step)
         available |= step.given
         fingerprints |= dict.fromkeys(step.stored, step.fingerprint)
+    if steps and steps[-1].adds:
+        _check_adding(source, ("filters", len(steps) - 1, steps[-1].name), steps[-1], pool_types)
     _check_output(source, recipe, available)
     return Plan(recipe, tuple(steps), _passes(steps), pool_types, pool_names)
+
+
+_AFTER = "put this one above it, or run a second recipe whose pool is this one's dataset"
+
+
+def _check_adding(source: Source, key: Key, step: Step, pool_types: Mapping[str, pa.DataType]) -> None:
+    """Refuse what would hide the columns of added pairs, or add pairs to those that earlier steps dropped."""
+    if step.of_pool:
+        raise source.error(key, f"{step.id} adds pairs to survivors only; leave 'of: pool' out")
+    for name in (columns.PARENT, columns.TEXT_SOURCE, columns.TEXT_SCORE):
+        if name in pool_types:
+            raise source.error(key, f"{step.id} adds pairs with a column {name!r}, which the pool has; rename it there")
 
 
 def _visible(pool_types: Mapping[str, pa.DataType], recipe: Recipe, filters: Sequence[AnyFilter]) -> dict[str, str]:

@@ -1,6 +1,6 @@
 """Why a pair was kept or dropped, and how two runs differ: answered from what the runs stored."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import duckdb
@@ -92,10 +92,32 @@ def why(root: str, uid: str) -> list[Story]:
         raise UserError(f"{uid!r} is no uid; give 32 lower-case hex characters, as in the column uid")
     steps = manifest(Store(root)).steps
     with catalog.connect(root) as con:
-        pairs = _rows(con, _PAIR, [uid])
-        if not pairs:
-            raise UserError(f"{root}: no candidate has uid {uid}")
-        return [_story(con, pair, steps) for pair in pairs]
+        found = [_story(con, pair, steps) for pair in _rows(con, _PAIR, [uid])]
+        found += [_story_of_added(con, pair, steps) for pair in _added(con, uid)]
+    if not found:
+        raise UserError(f"{root}: no candidate has uid {uid}")
+    return found
+
+
+_ADDED = """
+    SELECT a.*, v.dropped_by, v.reason FROM added a JOIN verdicts v USING (shard, row)
+    WHERE a.uid = ? ORDER BY shard, row
+"""
+_PARENT = "SELECT p.* EXCLUDE (reason), NULL AS duplicate_of FROM pairs p WHERE p.shard = ? AND p.row = ?"
+
+
+def _added(con: duckdb.DuckDBPyConnection, uid: str) -> list[dict[str, Any]]:
+    """Pairs of the uid that a step added."""
+    has = con.execute("SELECT 1 FROM duckdb_views() WHERE view_name = 'added'").fetchall()
+    return _rows(con, _ADDED, [uid]) if has else []
+
+
+def _story_of_added(con: duckdb.DuckDBPyConnection, pair: dict[str, Any], steps: tuple[StepRecord, ...]) -> Story:
+    """The story of its parent, up to the step that added it, which decides on it."""
+    end = {name: pair.pop(name) for name in ("dropped_by", "reason")}
+    parent = _rows(con, _PARENT, [pair["shard"], pair.pop("parent_row")])[0]
+    story = _story(con, parent | end, steps)
+    return replace(story, pair={**pair, **{name: value for name, value in parent.items() if name not in pair}})
 
 
 def _story(con: duckdb.DuckDBPyConnection, pair: dict[str, Any], steps: tuple[StepRecord, ...]) -> Story:

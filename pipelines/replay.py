@@ -17,11 +17,13 @@ from numpy.typing import NDArray
 
 from pairsieve.filters.base import PoolFilter
 from pairsieve.pipelines import pool_rounds, tasks
+from pairsieve.pipelines.added import make_added
 from pairsieve.pipelines.groups import group
 from pairsieve.pipelines.pools import PoolShard
 from pairsieve.pipelines.reasons import Before, Cause
 from pairsieve.pipelines.shard import Context, Rows, Shard
 from pairsieve.pipelines.step import Step
+from pairsieve.schemas import uid
 from pairsieve.schemas.errors import PairsieveError
 
 Mask = NDArray[np.bool_]
@@ -112,17 +114,19 @@ class Replay:
         self._scales, self._shares, self._was = scales, shares, was
         self.is_bound = False
         self.rows: list[Chances] = []
+        self.added: list[Chances] = []
+        self._digests: list[int] = []
         self._given: list[Mask] = []
 
     def run(self) -> list[Outlook]:
-        """One outlook a step; ``rows`` are then the chances to be kept."""
+        """One outlook a step; ``rows`` are then the chances to be kept, ``added`` those of pairs that are added."""
         self._start()
         return [self._step(k, step) for k, step in enumerate(self.context.plan.steps)]
 
     @property
     def is_certain(self) -> bool:
         """Whether the verdict of every row is known."""
-        return self.is_whole and not any((rows.possible & ~rows.sure).any() for rows in self.rows)
+        return self.is_whole and not any((rows.possible & ~rows.sure).any() for rows in (*self.rows, *self.added))
 
     def tally(self) -> tasks.Tally:
         """What is kept, where that is certain."""
@@ -130,6 +134,8 @@ class Replay:
         for (shard, record), rows in zip(self._each(), self.rows, strict=True):
             digest = tasks.kept_digest(rows.possible, shard.light("uid"), record.index)
             total += tasks.Tally(record.rows, int(rows.possible.sum()), {}, digest)
+        for rows, digest in zip(self.added, self._digests, strict=True):
+            total += tasks.Tally(0, int(rows.possible.sum()), {}, digest, len(rows.possible))
         return total
 
     def _start(self) -> None:
@@ -147,6 +153,8 @@ class Replay:
         looks = [self._look(shard, step) for shard, _ in self._each()]
         found = self._count(k, step, looks)
         is_certain = self._settle(step, looks)
+        if step.adds:
+            self._add(step, looks, is_certain)
         try:
             self._decide(step, looks, is_certain, found)
         except PairsieveError:
@@ -215,6 +223,17 @@ class Replay:
         if step.derives:
             self.context.store.remove(f"derived/{step.id}")
             deque(each(pool_rounds.derive), maxlen=0)
+
+    def _add(self, step: Step, looks: Sequence[_Look], is_certain: bool) -> None:
+        """Pairs that are added: as likely as their parents were to reach the step, if they stay."""
+        for (shard, record), rows, look in zip(self._each(), self.rows, looks, strict=True):
+            added = make_added(shard, step)
+            parents = added.table["parent_row"].to_numpy()
+            stays = added.reasons.is_null().to_numpy(zero_copy_only=False)
+            sure = stays & rows.sure[parents] & look.known[parents] & is_certain
+            self.added.append(Chances(stays, sure, rows.weight[parents] * stays, rows.scale))
+            numbers = uid.to_numbers(added.table["uid"].combine_chunks())[stays]
+            self._digests.append(tasks.digest(numbers, record.rows + np.flatnonzero(stays), record.index))
 
     def _decide(self, step: Step, looks: Sequence[_Look], is_certain: bool, found: Outlook) -> None:
         for (shard, _), rows, look in zip(self._each(), self.rows, looks, strict=True):

@@ -155,7 +155,7 @@ class RunDirectory:
             self._step(step, look, replay.is_whole) for step, look in zip(self.plan.steps, found, strict=True)
         )
         kept = Span()
-        for rows in replay.rows:
+        for rows in (*replay.rows, *replay.added):
             kept.add(rows.possible, rows.sure, rows.weight, rows.scale)
         is_done = replay.is_certain and not any(step.todo.value for step in steps)
         is_anew = any(cause.kind in ("new", "stale") for look in found for cause in look.causes)

@@ -19,7 +19,7 @@ import pyarrow as pa
 import yaml
 
 from pairsieve.filters.base import PoolFilter, deciding_settings
-from pairsieve.pipelines import accounting, catalog, costs, dataset, pool_rounds, recipe_file, subset, tasks
+from pairsieve.pipelines import accounting, added, catalog, costs, dataset, pool_rounds, recipe_file, subset, tasks
 from pairsieve.pipelines.capacity import needs_of
 from pairsieve.pipelines.costs import Cost
 from pairsieve.pipelines.engine import ATTEMPTS, Needs
@@ -56,8 +56,13 @@ class Result:
 
     @property
     def rows(self) -> int:
-        """Candidates."""
+        """Candidates of the pool."""
         return self.tally.rows
+
+    @property
+    def added(self) -> int:
+        """Pairs that the last step added."""
+        return self.tally.added
 
     @property
     def kept(self) -> int:
@@ -66,12 +71,13 @@ class Result:
 
     @cached_property
     def funnel(self) -> list[tuple[str, int, int]]:
-        """(step, pairs that reached it, pairs that it dropped), the pool first."""
+        """(step, pairs that it decided on, pairs that it dropped), the pool first; with what the last one added."""
         lost: dict[str, int] = {}
         for (step, _), count in self.tally.dropped.items():
             lost[step] = lost.get(step, 0) + count
         found, left = [], self.rows
         for step in ("pool", *(s.id for s in self.plan.steps)):
+            left += self.added if self.plan.adding and step == self.plan.adding[1].id else 0
             found.append((step, left, lost.get(step, 0)))
             left -= lost.get(step, 0)
         return found
@@ -228,8 +234,11 @@ class Runner:
                 count(record.measured)
                 tally += record.tally
                 self.records += record.records
-        self._remove_stale("verdicts", {f"{shard.index:05d}.parquet" for shard in self.shards})
-        accounting.check(self.store, self.shards, tally)
+        names = {f"{shard.index:05d}.parquet" for shard in self.shards}
+        self._remove_stale("verdicts", names)
+        adds = self.plan.adding is not None
+        self._remove_stale(added.FOLDER, names if adds else set())
+        accounting.check(self.store, self.shards, tally, adds)
         return tally
 
     def _remove_old_outputs(self) -> None:

@@ -68,6 +68,7 @@ class Sample:
     verdict_bytes: float
     dataset_bytes: float | None
     sort_bytes: float | None
+    added: int = 0
 
     @property
     def shares(self) -> dict[str, float]:
@@ -167,6 +168,7 @@ class Tryout:
             lost[name] = lost.get(name, 0) + count
         reached = given = tally.rows - lost.get("pool", 0)
         for step in plan.steps:
+            reached += tally.added if step.adds else 0
             kept = reached - lost.get(step.id, 0)
             self.trials[step.id] = replace(self.trials[step.id], reached=reached, kept=kept)
             reached = kept
@@ -184,6 +186,7 @@ class Tryout:
             verdict_bytes=self._bytes(verdicts) / max(1, tally.rows),
             dataset_bytes=final,
             sort_bytes=sort,
+            added=tally.added,
         )
 
     def _dataset(self, plan: Plan, kept: int) -> tuple[float | None, float | None]:

@@ -166,13 +166,13 @@ class Shard:
     def heavy(self, name: str, start: int, stop: int, by: str = "") -> pa.Array:
         """A heavy column for a range of rows; ranges must grow, for each who reads."""
         step = self.context.plan.producer(name)
-        if step is not None:
+        if step is not None and name not in step.derived:
             return self._stored(step, name, start, stop, by)
-        if (by, name) not in self._readers and (opened := self._reader(name)) is not None:
+        if step is None and (by, name) not in self._readers and (opened := self._reader(name)) is not None:
             self._readers[by, name] = opened
         if (by, name) in self._readers:
             return self._readers[by, name].read(start, stop)
-        return self.light(name).slice(start, stop - start)  # a list or bytes column of the pool's tables
+        return self.light(name).slice(start, stop - start)  # a list or bytes column of the pool's tables, or derived
 
     def _reader(self, name: str) -> HeavyReader | None:
         """A reader of the pool's images or features."""

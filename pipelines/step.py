@@ -72,6 +72,12 @@ class Step:
         return self.stored | self.derived
 
     @property
+    def adds(self) -> str | None:
+        """The stored name of the derived column with the pairs that it adds."""
+        own = self.filter.adds() if isinstance(self.filter, PoolFilter) else None
+        return None if own is None else self.derives[own][0]
+
+    @property
     def settles_early(self) -> bool:
         """Whether its summary of the pool needs nothing measured, so that it can be made before the first pass."""
         return self._needs_summary and self.of_pool and not self.measures and self.reads_pool_only

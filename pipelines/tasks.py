@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from pairsieve.filters.base import GroupFilter, NearFilter, WithinFilter
 from pairsieve.pipelines import clusters, pool_rounds, within
+from pairsieve.pipelines.added import Added, added_name, make_added, with_added
 from pairsieve.pipelines.costs import Cost
 from pairsieve.pipelines.parts import scatter
 from pairsieve.pipelines.passes import PassRunner
@@ -118,7 +119,7 @@ def _scope(shard: Shard, k: int) -> NDArray[np.int64]:
 
 @dataclass(frozen=True)
 class Tally:
-    """Verdicts of a shard, or of many: candidates, kept, and drops by (step, reason).
+    """Verdicts of a shard, or of many: candidates of the pool, kept, and drops by (step, reason); pairs ``added``.
 
     ``kept_digest`` is a sum of hashes over the kept pairs and their places, so it has no order.
     """
@@ -127,12 +128,13 @@ class Tally:
     kept: int
     dropped: Mapping[tuple[str, str], int]
     kept_digest: int = 0
+    added: int = 0
 
     def __add__(self, other: "Tally") -> "Tally":
         """Both together."""
         dropped = dict(Counter(self.dropped) + Counter(other.dropped))
         digest = (self.kept_digest + other.kept_digest) % 2**64
-        return Tally(self.rows + other.rows, self.kept + other.kept, dropped, digest)
+        return Tally(self.rows + other.rows, self.kept + other.kept, dropped, digest, self.added + other.added)
 
 
 @dataclass(frozen=True)
@@ -162,18 +164,34 @@ class Verdicts:
             else:
                 frame = shard.replay(len(names))
             head = [shard.light(name) for name in columns.PLACE]
+            added = self._added(shard)
+            if added is not None:
+                frame = with_added(frame, added, len(names) - 1)
+                head = [
+                    pa.concat_arrays([own, *added.table[n].chunks]) for n, own in zip(columns.PLACE, head, strict=True)
+                ]
             self._write(record, frame, head, names)
             kept = np.flatnonzero(frame.alive)
             numbers = uid.to_numbers(at(head[0], kept))
-            records = self._write_records(shard, kept, numbers)
-        tally = Tally(record.rows, len(kept), _count(frame, names), digest(numbers, kept, record.index))
+            records = self._write_records(shard, kept if added is None else added.parents(kept, record.rows), numbers)
+        count = len(frame.alive) - record.rows
+        tally = Tally(record.rows, len(kept), _count(frame, names), digest(numbers, kept, record.index), count)
         return VerdictRecord(tally, records, measured)
 
-    def _write_records(self, shard: Shard, kept: NDArray[np.int64], numbers: NDArray[np.void]) -> int:
+    def _added(self, shard: Shard) -> Added | None:
+        """The pairs that the last step adds, written; None where it adds none."""
+        if self.context.plan.adding is None:
+            return None
+        added = make_added(shard, self.context.plan.adding[1])
+        self.context.store.write_table(added_name(shard.record.index), added.table)
+        return added
+
+    def _write_records(self, shard: Shard, rows: NDArray[np.int64], numbers: NDArray[np.void]) -> int:
+        """The subset's records of kept pairs, given the rows that their columns are in."""
         output = self.context.plan.recipe.output
         if output.subset is None:
             return 0
-        copies = None if output.copies is None else at(shard.light(output.copies), kept)
+        copies = None if output.copies is None else shard.light(output.copies).take(pa.array(rows))
         return write_records(self.context.store, shard.record.index, numbers, copies)
 
     def _write(self, record: PoolShard, frame: Frame, head: Sequence[pa.Array], names: Sequence[str]) -> None:
@@ -191,7 +209,7 @@ class Verdicts:
                 table = self.context.store.table(derived_name(step.id, record.index), ["row", "duplicate_of"])
                 uids.append(table["duplicate_of"].combine_chunks())
                 rows.append(table["row"].to_numpy())
-        return scatter(uids, rows, 0, record.rows, pa.string())
+        return scatter(uids, rows, 0, len(frame.alive), pa.string())
 
 
 def _place(dropped_by: NDArray[np.int16]) -> NDArray[np.int16]:

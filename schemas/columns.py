@@ -38,6 +38,22 @@ DERIVED = pa.schema(
 )
 """Rows that lose to another pair of their group: the uid that stays, and the key they share."""
 
+PARENT, TEXT_SOURCE, TEXT_SCORE = "parent", "text_source", "text_score"
+"""Of pairs that a step added: the uid of the pair whose image they share, and the column their text comes from,
+and its score."""
+
+ADDED = pa.schema(
+    [
+        *HEAD,
+        pa.field(PARENT, pa.string(), nullable=False),
+        pa.field("parent_row", pa.int32(), nullable=False),
+        pa.field("text", pa.string(), nullable=False),
+        pa.field(TEXT_SOURCE, pa.string(), nullable=False),
+        pa.field(TEXT_SCORE, pa.float32()),
+    ]
+)
+"""Pairs that a step added to those of a shard; their rows follow the shard's own."""
+
 IMAGE = "image"
 """Column of encoded image bytes: read by name, never part of a light table."""
 
@@ -81,6 +97,18 @@ def packing(schema: pa.Schema) -> dict[str, Any]:
         "column_encoding": {"row": "DELTA_BINARY_PACKED"} if "row" in schema.names else None,
         "write_statistics": [f.name for f in schema if _is_number(f.type)] or False,
     }
+
+
+def is_listed(kind: pa.DataType) -> bool:
+    """Whether a step's lists are short enough for the view of all scores: ids, texts, and scores of texts."""
+    return bool(is_items(kind) or (pa.types.is_list(kind) and pa.types.is_floating(kind.value_type)))
+
+
+def is_texts(kind: pa.DataType) -> bool:
+    """Whether a column holds texts with what is known of each: what training may draw one of."""
+    return bool(
+        pa.types.is_list(kind) and pa.types.is_struct(kind.value_type) and kind.value_type.get_field_index("text") >= 0
+    )
 
 
 def is_items(kind: pa.DataType) -> bool:

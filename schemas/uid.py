@@ -33,6 +33,21 @@ def of_pairs(url: pa.Array, text: pa.Array) -> pa.Array:
         return con.sql(_UIDS).to_arrow_table()["uid"].combine_chunks().cast(pa.string())
 
 
+def of_added(parents: pa.Array, texts: pa.Array) -> pa.Array:
+    """The uid of pairs added to others: the first 128 bits of SHA-256 over the parent's uid, which names the image,
+    and the text.
+
+    The same text beside the same image is the same pair, whatever made it; none is a pool's, whose bytes before
+    hashing begin with a number.
+    """
+    keyed = pa.table({"parent": parents.cast(pa.string()), "text": texts.cast(pa.string())})
+    with duckdb.connect() as con:
+        con.execute("SET threads = 1")
+        con.register("keyed", keyed)
+        sql = "SELECT sha256(concat('of ', parent, ' ', text))[1:32] AS uid FROM keyed"
+        return con.sql(sql).to_arrow_table()["uid"].combine_chunks().cast(pa.string())
+
+
 def is_uid(value: str) -> bool:
     """Whether a string is 32 lower-case hex characters."""
     return _HEX.fullmatch(value) is not None
