@@ -22,9 +22,9 @@ JOINED = "joined"
 """Source of a text that was put together of others, and why these go."""
 
 Rule = Literal["each", "best", "first", "join"]
-REASONS = ("", "no_text", "same_text", "no_score", "below_min", "below_top", "not_first", "not_best")
+REASONS = ("", "no_text", "same_text", "no_score", "below_min", "below_top", "not_listed", "not_first", "not_best")
 """By code; 0 stays.  Of several the smallest code is told."""
-NO_TEXT, SAME_TEXT, NO_SCORE, BELOW_MIN, BELOW_TOP, NOT_FIRST, NOT_BEST = range(1, 8)
+NO_TEXT, SAME_TEXT, NO_SCORE, BELOW_MIN, BELOW_TOP, NOT_LISTED, NOT_FIRST, NOT_BEST = range(1, 9)
 
 Codes = NDArray[np.int8]
 
@@ -141,6 +141,12 @@ def _mark_repeats(found: Candidates) -> None:
     owners, words = found.owners[order], words[order]
     again = order[1:][(owners[1:] == owners[:-1]) & (words[1:] == words[:-1])]
     found.codes[again[found.codes[again] != NO_TEXT]] = SAME_TEXT
+
+
+def shortlist(found: Candidates, by: Candidates, most: int) -> None:
+    """Leave the best few of each pair by other scores: those of the same texts in ``by``."""
+    passing = np.flatnonzero(found.codes == 0)
+    found.codes[passing[_rank(by, passing) >= most]] = NOT_LISTED
 
 
 def decide(found: Candidates, rule: Rule, most: int | None) -> None:

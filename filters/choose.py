@@ -26,6 +26,7 @@ from pairsieve.filters._choose import (
     listed,
     others,
     own_reasons,
+    shortlist,
 )
 from pairsieve.filters._text_lists import check_texts
 from pairsieve.filters.base import ADDED, PoolFilter, Threshold, UnknownColumnError
@@ -57,7 +58,8 @@ class Choose(PoolFilter):
     draws one by its ``weight``; ``text`` is still the pool's.
 
     Reasons: ``no_text``, ``same_text`` (the image has it already), ``no_score``, ``below_min``, ``below_top``,
-    ``not_first``, ``not_best``, ``joined``, ``not_chosen`` (the pair's own text is none of ``texts``).
+    ``not_listed`` (not on the ``shortlist``), ``not_first``, ``not_best``, ``joined``, ``not_chosen`` (the pair's own
+    text is none of ``texts``).
     """
 
     texts: tuple[str, ...] = Field(min_length=1, description="columns of texts in order; 'text' is the pair's own")
@@ -74,6 +76,10 @@ class Choose(PoolFilter):
     most: Threshold[PositiveInt | None] = Field(
         None, description="texts of an image at most, the best first; null: 1 for best and first, else all"
     )
+    shortlist: Threshold[PositiveInt | None] = Field(
+        None, description="before the rule: leave so many texts of an image, the best by other scores"
+    )
+    shortlist_by: str | None = Field(None, description="these scores, named as 'by' names them")
     into: Literal["pairs", "list"] = Field("pairs", description="a pair for each text, or one with a list to draw from")
     weights: Threshold[dict[str, float]] = Field(
         {}, description="with 'into: list': how often a column of texts is drawn; null: every text equally often"
@@ -89,6 +95,8 @@ class Choose(PoolFilter):
             raise ValueError(f"{name!r} needs scores to compare: give 'by' or 'scores'")
         if self.rule == "join" and self.most is not None:
             raise ValueError("'most' counts texts, of which 'rule: join' leaves one")
+        if (self.shortlist is None) != (self.shortlist_by is None):
+            raise ValueError("'shortlist' says how many texts are left, 'shortlist_by' by which scores: give both")
         if unknown := sorted(set(self.scores) - set(self.texts)):
             raise ValueError(f"scores: {unknown[0]!r} is none of 'texts'")
         return self
@@ -108,8 +116,15 @@ class Choose(PoolFilter):
     @property
     def _scores(self) -> dict[str, str]:
         """The score column of each column of texts."""
-        found = {name: self.by if name == OWN else f"{self.by}_{name}" for name in self.texts} if self.by else {}
-        return {name: str(column) for name, column in (found | self.scores).items()}
+        return (self._named(self.by) if self.by else {}) | self.scores
+
+    @property
+    def _shortlist_scores(self) -> dict[str, str]:
+        return self._named(self.shortlist_by) if self.shortlist_by else {}
+
+    def _named(self, by: str) -> dict[str, str]:
+        """The columns of a score, as filters that score several columns of texts name them."""
+        return {name: by if name == OWN else f"{by}_{name}" for name in self.texts}
 
     def derived(self, available: Mapping[str, pa.DataType]) -> dict[str, pa.DataType]:
         more = {"choose_added": ADDED} if self.into == "pairs" else {"texts": CHOICES}
@@ -119,13 +134,13 @@ class Choose(PoolFilter):
         return "choose_added" if self.into == "pairs" else None
 
     def summary_inputs(self, available: Mapping[str, pa.DataType]) -> tuple[str, ...]:
-        return tuple(dict.fromkeys((*self.texts, *self._scores.values())))
+        return tuple(dict.fromkeys((*self.texts, *self._scores.values(), *self._shortlist_scores.values())))
 
     def check(self, available: Mapping[str, pa.DataType]) -> None:
         check_texts(self.texts, available)
         if OWN in self.texts and available[OWN] != pa.string():
             raise ValueError(f"texts: {OWN!r} is the pair's own text, a string, not {available[OWN]}")
-        for column in self._scores.values():
+        for column in (*self._scores.values(), *self._shortlist_scores.values()):
             if column not in available:
                 raise UnknownColumnError(column, available)
             kind = available[column]
@@ -149,6 +164,8 @@ class Choose(PoolFilter):
 
     def derive(self, pairs: pa.RecordBatch, settled: Mapping[str, Any]) -> dict[str, pa.Array]:
         found = candidates(pairs, self.texts, self._scores, Limits(self.min, self.above, settled.get("threshold")))
+        if self.shortlist:
+            shortlist(found, candidates(pairs, self.texts, self._shortlist_scores, Limits()), self.shortlist)
         most = self.most or (1 if self.rule in ("best", "first") else None)
         decide(found, self.rule, most)
         if self.rule == "join":

@@ -200,6 +200,16 @@ def test_top_is_datacomps_threshold_of_the_web_texts(scores: list[float], top: f
         assert (added[0]["reason"] is None) == (score < least <= other)
 
 
+def test_the_best_of_a_shortlist_by_other_scores() -> None:
+    """LAION-COCO: five by one model, of which the best by another."""
+    kinds = {"caption": TEXTS, "small_caption": SCORES, "large_caption": SCORES}
+    values = {"caption": ["a", "b", "c"], "small_caption": [0.3, 0.1, 0.2], "large_caption": [0.1, 0.9, 0.2]}
+    batch = pa.record_batch({name: pa.array([values[name]], kind) for name, kind in kinds.items()})
+    made = Choose(texts=("caption",), by="large", rule="best", shortlist=2, shortlist_by="small")
+    added = made.derive(batch, {})["choose_added"].to_pylist()[0]
+    assert [item["reason"] for item in added] == ["not_best", "not_listed", None]
+
+
 def test_scores_that_do_not_fit_the_texts_are_refused() -> None:
     """Silently shifted scores would choose the wrong texts."""
     with pytest.raises(UserError, match="lists of other lengths than 'caption'"):
@@ -218,6 +228,7 @@ def test_scores_that_do_not_fit_the_texts_are_refused() -> None:
         ({"texts": ("text",), "into": "list", "weights": {"text": math.inf}}, "more than 0"),
         ({"texts": ("text",), "scores": {"caption": "x"}}, "none of 'texts'"),
         ({"texts": ("text",), "rule": "join", "most": 2}, "one"),
+        ({"texts": ("text",), "by": "itm", "shortlist": 2}, "give both"),
     ],
 )
 def test_settings_that_mean_nothing_are_refused(settings: dict[str, Any], message: str) -> None:
