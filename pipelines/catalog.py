@@ -33,11 +33,35 @@ def write_catalog(store: Store, plan: "Plan", pool: "Pool", shards: Sequence["Po
         path = Path(folder) / CATALOG
         with duckdb.connect(str(path)) as con:
             _register(con, [store.fs, pool.fs])
-            con.execute(f"SET file_search_path = {text(store.base)}")
+            con.execute(f"SET file_search_path = {text(_stand_in(store, plan, Path(folder)))}")
             _write_shards(con, shards)
             for statement in views(store, plan, pool, shards):
                 con.execute(statement)
         store.write(CATALOG, path.read_bytes())
+
+
+def _stand_in(store: Store, plan: "Plan", folder: Path) -> str:
+    """A folder with the first file of each kind, for DuckDB to see while views are made.
+
+    It lists all files of every view that it makes, some kilobytes a shard, and looks into the first alone.
+    """
+    if not store.local:
+        return store.base
+    inside = folder / "run"
+    steps = [f"{kind}/{step.id}" for step in plan.steps for kind in ("scores", "derived")]
+    for name in ("pairs", "verdicts", "added", "dataset", *steps):
+        _link(store, inside, name, store.names(name, ".parquet")[:1])
+    for step in plan.steps:
+        tables = f"derived/{step.id}/tables"
+        _link(store, inside, tables, store.names(tables, ".parquet"))
+    return str(inside)
+
+
+def _link(store: Store, inside: Path, folder: str, names: Sequence[str]) -> None:
+    """Links to some files of a folder of the run."""
+    (inside / folder).mkdir(parents=True, exist_ok=True)
+    for name in names:
+        (inside / folder / name).symlink_to(Path(store.base, folder, name).absolute())
 
 
 def _write_shards(con: duckdb.DuckDBPyConnection, shards: Sequence["PoolShard"]) -> None:
