@@ -155,7 +155,7 @@ class Batches:
 
         while True:
             try:
-                with _repeatable():
+                with repeatable():
                     found = [self._encode(part) for part in torch.split(batch, self._rows)]
                     return found[0] if len(found) == 1 else torch.cat(found)
             except torch.OutOfMemoryError as error:
@@ -180,7 +180,7 @@ class Batches:
 
 
 @contextmanager
-def _repeatable() -> Iterator[None]:
+def repeatable() -> Iterator[None]:
     """True float32, one thread, no algorithm chosen by a stopwatch; the process's own settings come back."""
     import torch
 

@@ -20,7 +20,9 @@ from numpy.typing import NDArray
 from pairsieve.filters._clip import Clip
 from pairsieve.filters._clip_batches import Rows
 from pairsieve.filters._clip_tokens import Ids
-from pairsieve.filters._preprocess import Pixels, Preprocess, pixels
+from pairsieve.filters._pictures_shared import Pictures
+from pairsieve.filters._preprocess import Pixels, Preprocess
+from pairsieve.filters._shared import Shared
 from pairsieve.filters.base import batches
 
 BLOCK = 32
@@ -93,10 +95,13 @@ class _Block:
 class Flow:
     """Threads and models; one stream at a time."""
 
-    def __init__(self, clips: Sequence[Clip], wants: Wants, fast: bool, threads: int) -> None:
+    def __init__(
+        self, clips: Sequence[Clip], wants: Wants, fast: bool, threads: int, shared: Shared | None = None
+    ) -> None:
         """Threads are started at once; none for 0."""
-        self._clips, self._wants, self._fast = clips, wants, fast
+        self._clips, self._wants = clips, wants
         self._kinds = tuple(dict.fromkeys(clip.wanted for clip in clips))
+        self._pictures = Pictures(shared, self._kinds, fast) if wants.images else None
         self._tokens = {clip.tokens.key: clip.tokens for clip in clips}
         self._pool = ThreadPoolExecutor(threads, "pairsieve-decode", _one_torch_thread) if threads else None
         self._most = AHEAD * threads
@@ -106,6 +111,8 @@ class Flow:
         """Stop the threads."""
         if self._pool:
             self._pool.shutdown(cancel_futures=True)
+        if self._pictures:
+            self._pictures.close()
 
     def stream(self, parts: Iterable[pa.RecordBatch]) -> Iterator[Part]:
         """Each part's errors and embeddings, in order; a part is taken while earlier ones are computed."""
@@ -164,8 +171,8 @@ class Flow:
         """Decode and tokenize a block; only what is needed of a pair that can be scored."""
         wants, rows = self._wants, piece.num_rows
         decoded: list[list[Any]] = [[None]] * rows
-        if wants.images:
-            decoded = [self._decoded(image.as_py()) for image in piece["image"]]
+        if self._pictures:
+            decoded = [list(self._pictures.of(image.as_py())) for image in piece["image"]]
         texts = piece["text"].to_pylist() if wants.texts else ["-"] * rows
         has_image = np.array([[not isinstance(found, str) for found in kinds] for kinds in decoded], bool)
         has_text = np.array([bool(text and text.strip()) for text in texts], bool)
@@ -175,16 +182,6 @@ class Flow:
         firsts = [kinds[0] for kinds in decoded]
         errors = [d if isinstance(d, str) else None if t else "no_text" for d, t in zip(firsts, has_text, strict=True)]
         return _Block(errors, pictures, ids, text_rows, cut)
-
-    def _decoded(self, data: bytes | None) -> list[Any]:
-        """A picture for each kind of preprocessing, or why there is none."""
-        found = pixels(data, self._kinds, self._fast)
-        if not isinstance(found, str):
-            return list(found)
-        if len(self._kinds) == 1 or data is None:
-            return [found] * len(self._kinds)
-        singly = (pixels(data, [kind], self._fast) for kind in self._kinds)  # what one cannot take may do for others
-        return [one if isinstance(one, str) else one[0] for one in singly]
 
     def _stacked(
         self, decoded: Sequence[Any], wanted: NDArray[np.bool_]

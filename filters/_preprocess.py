@@ -58,6 +58,21 @@ class Preprocess:
     interpolation: Interpolation = "bicubic"
     resize_mode: ResizeMode = "shortest"
     fill_color: int = 0
+    rgb_first: bool = False  # converted before it is resized, as BLIP does and open_clip does not
+
+    @staticmethod
+    def of_blip(processor: Any) -> "Preprocess":
+        """What a ``BlipImageProcessor`` of transformers makes, BLIP's own transform: resized to its size, not cropped.
+
+        Raises ``ValueError`` where it is set up to do something else.
+        """
+        size, does = processor.size, ("do_resize", "do_rescale", "do_normalize", "do_convert_rgb")
+        high, wide = (size.get(side) for side in ("height", "width"))
+        if not (high and wide and all(getattr(processor, name) for name in does)) or processor.resample not in (2, 3):
+            raise ValueError(f"the image processor {type(processor).__name__} does something else than BLIP's")
+        mean, std = _three(processor.image_mean), _three(processor.image_std)
+        cubic: Interpolation = "bicubic" if processor.resample == 3 else "bilinear"
+        return Preprocess((int(high), int(wide)), mean, std, cubic, "squash", rgb_first=True)
 
     @staticmethod
     def of(model: Any) -> "Preprocess":
@@ -181,7 +196,8 @@ def _steps(wanted: Preprocess) -> Steps:
         interpolation=wanted.interpolation,
         fill_color=wanted.fill_color,
     )
-    return list(whole.transforms[:-2])  # the last two are ToTensor and Normalize
+    steps = list(whole.transforms[:-2])  # the last two are ToTensor and Normalize
+    return [lambda image: image.convert("RGB"), *steps] if wanted.rgb_first else steps
 
 
 def _planes(image: Image.Image) -> Pixels:

@@ -23,6 +23,7 @@ from pairsieve.filters._clip_flow import Embedded, Flow, Part, Wants, decoders
 from pairsieve.filters._clip_model import ClipModel
 from pairsieve.filters._clip_source import ClipSource
 from pairsieve.filters._ranked import Ranked, missing
+from pairsieve.filters._shared import Shared
 from pairsieve.filters.base import Resources, Runtime, UnknownColumnError
 from pairsieve.schemas.errors import UserError
 
@@ -80,6 +81,7 @@ class ClipScore(ClipModel, Ranked):
 
     _clips: list[Clip] = PrivateAttr(default_factory=list)
     _flow: Flow | None = PrivateAttr(None)
+    _shared: Shared | None = PrivateAttr(None)
 
     @field_validator("also")
     @classmethod
@@ -192,13 +194,16 @@ class ClipScore(ClipModel, Ranked):
     def imports(self) -> tuple[str, ...]:
         return self.needs()
 
+    def share(self, shared: Shared) -> None:
+        self._shared = shared
+
     def open(self) -> None:
         if self.column:
             return
         self._clips = [self.load_other(source, self.batch_size) for source in self._sources.values()]
         wants = Wants(self.mode != "text", self.mode != "image", self.embeddings, self.flipped, self.text_cut)
         threads = decoders(self.threads, self._clips[0].device.type, self.per_gpu)
-        self._flow = Flow(self._clips, wants, self.preprocess == "fast", threads)
+        self._flow = Flow(self._clips, wants, self.preprocess == "fast", threads, self._shared)
 
     def close(self) -> None:
         if self._flow:

@@ -1,32 +1,39 @@
 """The bounded memory that the filters of a worker share."""
 
-from collections import OrderedDict
-
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import PrivateAttr
 
-from pairsieve.filters._shared import Shared, digest
+from pairsieve.filters._shared import Reader, Shared, digest
 from pairsieve.filters.base import AnyFilter, Opened
 
 
-@given(st.lists(st.tuples(st.booleans(), st.integers(0, 5), st.integers(0, 6))), st.integers(1, 12))
-def test_shared_is_a_least_recently_used_memory_of_so_many_bytes(calls: list[tuple[bool, int, int]], most: int) -> None:
-    """Against a dictionary that is cut from its front."""
-    shared, model = Shared(most), OrderedDict[int, int]()
-    for is_put, key, size in calls:
-        if is_put:
+@given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 5), st.integers(0, 6))), st.integers(1, 12))
+def test_shared_holds_at_most_so_many_bytes_and_nothing_else_than_was_put(
+    calls: list[tuple[int, int, int]], most: int
+) -> None:
+    """Against a dictionary that forgets nothing but what is dropped."""
+    shared, put = Shared(most), dict[int, tuple[str, int]]()
+    for call, key, size in calls:
+        if call == 0:
             shared.put(key, f"{key}:{size}", size)
-            model.pop(key, None)
-            if size <= most:
-                model[key] = size
-            while sum(model.values()) > most:
-                model.popitem(last=False)
-        else:
-            held = shared.get(key)
-            assert held == (f"{key}:{model[key]}" if key in model else None)
-            if key in model:
-                model.move_to_end(key)
+            put[key] = f"{key}:{size}", size
+            assert (shared.get(key) == f"{key}:{size}") == (size <= most)
+        elif call == 1:
+            shared.drop(key)
+            put.pop(key, None)
+        held = {key: shared.get(key) for key in range(6) if shared.get(key) is not None}
+        assert held == {key: put[key][0] for key in held}
+        assert sum(put[key][1] for key in held) <= most
+
+
+def test_a_chunk_larger_than_the_memory_is_found_in_part() -> None:
+    """Read in the order in which it was put, most of what the memory holds is there."""
+    shared = Shared(200)
+    for _ in range(3):
+        for key in range(256):
+            shared.put(key, "x", 1)
+        assert sum(shared.get(key) is not None for key in range(256)) == 200
 
 
 def test_what_is_held_is_not_made_again() -> None:
@@ -44,6 +51,27 @@ def test_what_is_held_is_not_made_again() -> None:
 def test_other_bytes_have_another_digest() -> None:
     """One bit is enough."""
     assert digest(b"a") != digest(b"b") and digest(b"a") == digest(b"a")
+
+
+def test_the_last_reader_takes_an_entry_away() -> None:
+    """It is held for those who joined later, and gone when the last of them has read it."""
+    shared = Shared()
+    first, second, third = (Reader(shared, kinds) for kinds in (["a", "b"], ["a"], ["a"]))
+    first.put("a", b"1", "picture", 7)
+    third.put("a", b"2", "nobody comes", 7)
+    assert shared.get(("a", b"2")) is None
+    first.put("b", b"1", "nobody reads it", 7)
+    assert first.get("b", b"1") is None
+    assert [reader.get("a", b"1") for reader in (first, second, third, first)] == ["picture"] * 3 + [None]
+
+
+def test_readers_know_of_each_other_until_they_leave() -> None:
+    """Kinds of others, and those of later ones."""
+    shared = Shared()
+    first, second = Reader(shared, ["a"]), Reader(shared, ["a", "b"])
+    assert first.others() == first.later() == {"a", "b"} and second.others() == {"a"} and not second.later()
+    second.leave()
+    assert not first.others() and not first.later()
 
 
 class Sees(AnyFilter):
