@@ -36,6 +36,10 @@ class Shared:
         self._state = 1
         self.readers: list[Reader] = []
 
+    def __reduce__(self) -> tuple[type["Shared"], tuple[int]]:
+        """Another process begins with nothing."""
+        return Shared, (self._most,)
+
     def get(self, key: Hashable) -> Any:
         """What is held of a key, or None."""
         found = self._found.get(key)

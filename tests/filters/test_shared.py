@@ -1,5 +1,7 @@
 """The bounded memory that the filters of a worker share."""
 
+import pickle
+
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import PrivateAttr
@@ -72,6 +74,16 @@ def test_readers_know_of_each_other_until_they_leave() -> None:
     assert first.others() == first.later() == {"a", "b"} and second.others() == {"a"} and not second.later()
     second.leave()
     assert not first.others() and not first.later()
+
+
+def test_another_process_begins_with_nothing() -> None:
+    """What is held stays here, and the bound travels."""
+    shared = Shared(10)
+    shared.put("a", "picture", 7)
+    Reader(shared, ["a"])
+    other = pickle.loads(pickle.dumps(shared))
+    other.put("b", "picture", 11)
+    assert other.get("a") is None and other.get("b") is None and not other.readers
 
 
 class Sees(AnyFilter):
