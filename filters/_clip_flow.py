@@ -103,7 +103,7 @@ class Flow:
         self._kinds = tuple(dict.fromkeys(clip.wanted for clip in clips))
         self._pictures = Pictures(shared, self._kinds, fast) if wants.images else None
         self._tokens = {clip.tokens.key: clip.tokens for clip in clips}
-        self._pool = ThreadPoolExecutor(threads, "pairsieve-decode", _one_torch_thread) if threads else None
+        self._pool = ThreadPoolExecutor(threads, "pairsieve-decode", one_torch_thread) if threads else None
         self._most = AHEAD * threads
         self._most_waiting = MOST_WAITING * max(clip.batch_size for clip in clips)
 
@@ -223,7 +223,7 @@ def decoders(asked: int | None, device: str, workers_per_gpu: int) -> int:
     return max(1, cores // (gpus * workers_per_gpu))
 
 
-def _one_torch_thread() -> None:
+def one_torch_thread() -> None:
     """Decoders run beside each other already."""
     import torch
 

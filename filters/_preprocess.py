@@ -160,7 +160,7 @@ Work = Callable[[Image.Image, bytes, Sequence[Preprocess]], T]
 def _guarded(data: bytes, wanted: Sequence[Preprocess], work: "Work[T]") -> T | str:
     """What ``work`` makes of an image of a sane size, or why it makes nothing."""
     try:
-        with _QUIET, Image.open(BytesIO(data), formats=FORMATS) as image:
+        with QUIET, Image.open(BytesIO(data), formats=FORMATS) as image:
             return "too_many_pixels" if _too_large(image.size, wanted) else work(image, data, wanted)
     except Image.DecompressionBombError:
         return "too_many_pixels"
@@ -240,4 +240,4 @@ class _Quiet:
                 self._caught.__exit__(None, None, None)
 
 
-_QUIET = _Quiet()
+QUIET = _Quiet()

@@ -23,6 +23,11 @@ _WORDS = """a an the of on in with and picture photo image dog cat man woman car
 sitting standing street water table plate food sky near two three people group large small old"""
 WORDS = _WORDS.split()
 SMALL: dict[str, Any] = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+COCA: dict[str, Any] = support_clip.COCA | {
+    "text_cfg": support_clip.COCA["text_cfg"] | {"width": support_clip.COCA["embed_dim"]},
+    "multimodal_cfg": support_clip.COCA["multimodal_cfg"] | {"layers": 2},
+}
+"""The decoder takes what both towers give."""
 TEMPLATE = (
     "{% for m in messages %}{{ m['role'] + ' : ' }}{% for c in m['content'] %}{% if c['type']=='image' %}<image>"
     "{% else %} {{ c['text'] }}{% endif %}{% endfor %} {% endfor %}"
@@ -236,7 +241,7 @@ MODELS: dict[str, Callable[[Path], object]] = {
     "blip-itm": lambda folder: _blip(folder, "BlipForImageTextRetrieval"),
     "blip2": _blip2,
     "blip2-itm": _blip2_itm,
-    "coca": lambda folder: support_clip.write_model(folder, support_clip.COCA),
+    "coca": lambda folder: support_clip.write_model(folder, COCA),
     "clip": lambda folder: support_clip.write_model(folder, support_clip.CLIP),
     "llava": _llava,
     "sentences": _sentences,

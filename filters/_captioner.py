@@ -1,0 +1,87 @@
+"""A loaded captioner, whatever its kind: pictures in, prompts begun, tokens out, texts back.
+
+``tower`` is the part that only sees the picture, which steps with the same tower may share (``_pictures_shared``);
+``begin`` runs the prompt once for all captions of an image; ``step`` is one token of every caption.  Everything runs
+in batches of fixed shapes (see ``_decode_slots``).
+"""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+from pairsieve.filters._caption_source import CaptionSource
+from pairsieve.filters._decode_slots import Writer
+from pairsieve.filters._decode_tree import Begun
+from pairsieve.filters._preprocess import Preprocess
+from pairsieve.filters._products import device_of
+from pairsieve.schemas.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
+
+
+class Captioner(Writer, Protocol):
+    """What ``caption`` needs of a model."""
+
+    device: "torch.device"
+    wanted: Preprocess | None
+    """How an image becomes a picture; none where the model's own processor makes it (``prepare``)."""
+    most_tokens: int
+    """Places of the decoder: prompt and captions must fit."""
+    prompt_tokens: int
+    """Tokens of the prompt that a length may count."""
+
+    def prepare(self, data: bytes) -> Any:
+        """An image's inputs where ``wanted`` is None, or why there are none; in threads."""
+
+    def tower(self, pictures: "torch.Tensor") -> "torch.Tensor":
+        """[n, tokens, width] of uint8[n, 3, height, width] on the device."""
+
+    def tower_kind(self) -> tuple[object, ...]:
+        """What the tower's output depends on besides the picture."""
+
+    def begin(self, encoded: Sequence[Any]) -> list[Begun]:
+        """The images after their prompts, of what ``tower`` gave each, or ``prepare``."""
+
+    def text(self, tokens: Sequence[int]) -> str:
+        """The caption that tokens spell, as the model writes it."""
+
+
+def load(source: CaptionSource, prompt: str, precision: str, device: str, where: str) -> Captioner:
+    """Load a captioner; raises ``UserError`` with one line for whatever goes wrong."""
+    chosen = device_of(device)
+    kind = source.kind
+    dtype = _dtype(precision, chosen.type, kind)
+    if kind == "coca":
+        from pairsieve.filters import _coca
+
+        return source.loaded(where, lambda: _coca.CocaCaptioner.load(source, prompt, dtype, chosen))
+    if kind == "blip":
+        from pairsieve.filters import _blip
+
+        return source.loaded(where, lambda: _blip.BlipCaptioner.load(source, prompt, dtype, chosen))
+    if kind == "blip-2":
+        from pairsieve.filters import _blip2
+
+        return source.loaded(where, lambda: _blip2.Blip2Captioner.load(source, prompt, dtype, chosen))
+    from pairsieve.filters import _vlm
+
+    return source.loaded(where, lambda: _vlm.ChatCaptioner.load(source, prompt, dtype, chosen))
+
+
+def _dtype(precision: str, device: str, kind: str) -> "torch.dtype":
+    import torch
+
+    if kind == "coca":  # open_clip leaves parts of it in float32
+        if precision not in ("auto", "fp32"):
+            raise UserError(f"CoCa models compute in float32 only, not in {precision}; write precision: fp32")
+        return torch.float32
+    name = ("fp32" if device == "cpu" else "bf16" if kind == "chat" else "fp16") if precision == "auto" else precision
+    return {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[name]
+
+
+def additive(mask: "torch.Tensor", dtype: "torch.dtype") -> "torch.Tensor":
+    """A mask that is added to attention scores, of one that says what is seen."""
+    import torch
+
+    least = torch.finfo(dtype).min
+    return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill_(~mask, least)

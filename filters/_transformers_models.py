@@ -1,0 +1,59 @@
+"""Loading models of transformers: safetensors only, no code of a repository.
+
+Imported by what opens a model, never before.
+"""
+
+from importlib import import_module
+from typing import Any
+
+import torch
+
+from pairsieve.filters._pictures_shared import weights_digest
+from pairsieve.filters._preprocess import Preprocess
+from pairsieve.filters._transformers_source import TransformersSource
+from pairsieve.schemas.errors import UserError
+
+
+class TransformersLibrary:
+    """What a source names, loaded by transformers."""
+
+    def __init__(self, source: TransformersSource) -> None:
+        """Nothing is loaded yet."""
+        self._hf: Any = import_module("transformers")
+        self._name, self._where = source.place()
+
+    def model(self, kind: str, dtype: torch.dtype, device: torch.device) -> Any:
+        """The model in evaluation mode on the device; raises ``UserError`` where weights are missing."""
+        loader = getattr(self._hf, kind)
+        model, notes = loader.from_pretrained(
+            self._name,
+            dtype=dtype,
+            use_safetensors=True,
+            trust_remote_code=False,
+            output_loading_info=True,
+            **self._where,
+        )
+        if missing := sorted(notes.get("missing_keys") or ()):
+            raise UserError(f"its weights lack {len(missing)} tensors, such as {missing[0]}")
+        if wrong := sorted(notes.get("mismatched_keys") or ()):
+            raise UserError(f"its weights have other shapes than its configuration says, such as {wrong[0]}")
+        return model.to(device).eval()
+
+    def processor(self) -> Any:
+        """Its processor, with images by Pillow."""
+        return self._hf.AutoProcessor.from_pretrained(self._name, backend="pil", trust_remote_code=False, **self._where)
+
+
+def tower_kind(tower: Any, wanted: Preprocess, dtype: torch.dtype) -> tuple[object, ...]:
+    """All that a vision tower's output depends on besides the picture."""
+    return weights_digest(tower, tower.config.to_dict()), wanted, str(dtype)
+
+
+def ends_of(model: Any) -> list[int]:
+    """Tokens that end a text, as the model's own ``generate`` takes them; raises ``UserError`` where it has none."""
+    found = model.generation_config.eos_token_id
+    if found is None:
+        found = model.config.get_text_config().eos_token_id
+    if found is None:
+        raise UserError("it names no token that ends a text (eos_token_id)")
+    return sorted({int(one) for one in found} if isinstance(found, list) else {int(found)})

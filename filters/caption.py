@@ -1,0 +1,208 @@
+"""Captions of images by a captioner: BLIP, BLIP-2, CoCa or a chat model, k an image from one encoding of it.
+
+The model is the cost: 111 GFLOP an image for BLIP-base at 384 pixels and 2 a caption of ten tokens.  An image passes
+the vision tower once, its prompt and its cross-attention's keys are held once for all its captions, and images that are
+done make room for the next.  A caption depends on the image, its uid and the settings alone: not on the batch, the
+worker, the order, or on what was measured before a run was killed.
+"""
+
+from collections.abc import Generator, Iterator, Mapping
+from typing import Literal
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from pydantic import Field, NonNegativeInt, PositiveInt, PrivateAttr, model_validator
+
+from pairsieve.filters import _captioner
+from pairsieve.filters._caption_flow import Flow, Part
+from pairsieve.filters._caption_source import DEFAULTS, CaptionSource, DecodingName, Kind
+from pairsieve.filters._clip_flow import decoders
+from pairsieve.filters._decode import Decoding
+from pairsieve.filters._shared import Shared
+from pairsieve.filters._text_lists import TEXTS
+from pairsieve.filters.base import Filter, Resources, Runtime, Threshold
+from pairsieve.schemas.errors import UserError
+
+CPU_ROWS, CPU_SLOTS = 64, 16
+"""Captions, and images, that are written at once on a CPU: more rows would be a tenth faster at most."""
+GPU_ROWS, GPU_SLOTS, GPU_CHATS = 640, 256, 32
+"""On a GPU, where a step costs the same for few and for many; a chat model's image takes 0.1 to 0.5 GB."""
+
+
+class Caption(Filter):
+    """Write captions of each image with a captioner: ``count`` of them, drawn, greedily, or by beam search.
+
+    ``model`` is a directory or ``org/name`` of the hub in transformers' format (BLIP, BLIP-2 with OPT, or any
+    vision-language model with a chat template), or CoCa as open_clip names it.  What is not set is as published for the
+    kind of model.  Weights are read from safetensors only, and no code of a repository is run.
+
+    Columns: ``caption``, a list of ``count`` strings, in which a caption that came out empty is null (repeats stay);
+    null where an image gave none.  ``caption_error`` then says why: ``no_image``, ``broken_image``,
+    ``too_many_pixels``, ``no_caption`` (the model wrote nothing).  Captions are one line: space is collapsed, control
+    characters are left out.  With ``required: true`` a pair without captions is dropped, for that reason.
+
+    Draws are keyed by (seed, uid, number of the caption, token), so captions do not depend on batches, workers or
+    order.  On a GPU, and with ``precision: auto`` (float16 there, bfloat16 for chat models), they are not those of a
+    CPU; another ``batch_size`` may change the last bits there, and so now and then a word.
+    """
+
+    reads = ("uid", "image")
+    writes = {"caption": TEXTS, "caption_error": pa.string()}
+    batch_rows = 256
+    extra = "caption"
+    loads_model = True
+
+    model: str = Field(
+        min_length=1,
+        max_length=4096,
+        description="directory or org/name in transformers' format, or a CoCa model as open_clip names it",
+    )
+    pretrained: str | None = Field(None, description="of an open_clip name: its tag, or a weights file")
+    revision: str | None = Field(None, min_length=1, max_length=255, description="branch, tag or commit on the hub")
+    count: PositiveInt = Field(1, le=1000, description="captions an image")
+    decoding: DecodingName | None = Field(
+        None, description="nucleus, greedy or beam; null: nucleus for BLIP and CoCa, beam for BLIP-2, greedy for chat"
+    )
+    top_p: float = Field(0.9, gt=0, le=1, description="nucleus: the likeliest tokens that hold so much are drawn from")
+    top_k: NonNegativeInt = Field(0, le=1_000_000, description="nucleus: from so many at most; 0: pure nucleus")
+    temperature: float = Field(1.0, ge=0.01, le=100, description="nucleus: logits are divided by it")
+    repetition_penalty: float | None = Field(None, ge=0.01, le=100, description="null: 1.1 for BLIP, else none (1.0)")
+    beams: PositiveInt | None = Field(None, le=64, description="beam: how many; null: 3 for BLIP, 5 for BLIP-2, else 5")
+    max_length: PositiveInt | None = Field(
+        None, le=4096, description="tokens at most, as the kind counts; null: 20 BLIP, 30 BLIP-2 and CoCa, 128 chat"
+    )
+    min_length: NonNegativeInt | None = Field(
+        None, le=4096, description="tokens before a caption may end; null: 5 BLIP and CoCa, 1 BLIP-2, 0 chat"
+    )
+    prompt: str | None = Field(None, max_length=4096, description="what captions begin with, or a chat model is asked")
+    seed: NonNegativeInt = Field(0, lt=2**63, description="of the draws; another seed gives other captions")
+    precision: Literal["auto", "fp32", "fp16", "bf16"] = Field(
+        "auto", description="of weights and activations; auto: fp32 on a CPU and for CoCa, else fp16, bf16 for chat"
+    )
+    device: Runtime[Literal["auto", "cpu", "cuda"]] = Field("auto", description="auto: the GPU where there is one")
+    batch_size: PositiveInt | None = Field(
+        None, le=4096, description="images that are written at once; null: 64 captions' on a CPU, 640 on a GPU"
+    )
+    threads: Runtime[PositiveInt | None] = Field(
+        None, description="threads that decode; null: a GPU's share of the cores; on a CPU, none beside the model's"
+    )
+    per_gpu: Runtime[PositiveInt] = Field(1, description="workers that share a GPU, each with its own model", le=16)
+    required: Threshold[bool] = Field(False, description="drop pairs that got no caption")
+
+    _shared: Shared | None = PrivateAttr(None)
+    _flow: Flow | None = PrivateAttr(None)
+
+    @model_validator(mode="after")
+    def _drawn(self) -> "Caption":
+        _ = self.source  # refuses what does not go together
+        if self.decoding not in (None, "nucleus"):
+            names = [name for name in ("top_p", "top_k", "temperature") if name in self.model_fields_set]
+            if names:
+                raise ValueError(f"{names[0]!r} goes with 'decoding: nucleus', not with {self.decoding!r}")
+        if self.decoding not in (None, "beam") and self.beams is not None:
+            raise ValueError(f"'beams' goes with 'decoding: beam', not with {self.decoding!r}")
+        return self
+
+    @property
+    def source(self) -> CaptionSource:
+        """The model that is meant."""
+        return CaptionSource(model=self.model, pretrained=self.pretrained, revision=self.revision)
+
+    def needs(self) -> tuple[str, ...]:
+        return self.source.modules()
+
+    def check(self, available: Mapping[str, pa.DataType]) -> None:
+        self.source.check()
+        self._decoding(self.source.kind, None)
+
+    def files(self) -> tuple[str, ...]:
+        return self.source.files()
+
+    def resources(self) -> Resources:
+        gpus = 0.0 if self.device == "cpu" else 1 / self.per_gpu
+        return Resources(cpus=self.threads or 1, gpus=gpus, gpu_optional=self.device == "auto")
+
+    def imports(self) -> tuple[str, ...]:
+        return self.needs()
+
+    def share(self, shared: Shared) -> None:
+        self._shared = shared
+
+    def open(self) -> None:
+        self._flow = self._opened()
+
+    def _opened(self) -> Flow:
+        """What writes the captions: the one place that knows where they come from."""
+        kind = self.source.kind
+        prompt = DEFAULTS[kind].prompt if self.prompt is None else self.prompt
+        captioner = _captioner.load(self.source, prompt, self.precision, self.device, "caption")
+        decoding = self._decoding(kind, captioner.prompt_tokens)
+        if captioner.prompt_tokens + decoding.most > captioner.most_tokens:
+            room = captioner.most_tokens - captioner.prompt_tokens
+            raise UserError(f"caption: max_length: the model has room for {max(0, room)} tokens after its prompt only")
+        device = captioner.device.type
+        threads = decoders(self.threads, device, self.per_gpu)
+        return Flow(captioner, decoding, self.seed, self._slots(kind, device, decoding.rows), threads, self._shared)
+
+    def _slots(self, kind: Kind, device: str, rows: int) -> int:
+        """Images that are written at once."""
+        if self.batch_size:
+            return self.batch_size
+        if device != "cuda":
+            return max(1, min(CPU_SLOTS, CPU_ROWS // rows))
+        return max(1, min(GPU_CHATS if kind == "chat" else GPU_SLOTS, GPU_ROWS // rows))
+
+    def _decoding(self, kind: Kind, prompt_tokens: int | None) -> Decoding:
+        """How captions are written, with lengths in new tokens; raises ``ValueError`` for what does not go together.
+
+        Without ``prompt_tokens`` lengths are only compared with each other.
+        """
+        usual = DEFAULTS[kind]
+        name = self.decoding or usual.decoding
+        beams = self.beams or usual.beams
+        if name == "greedy" and self.count > 1:
+            raise ValueError("count: greedy decoding writes one caption; write 'decoding: nucleus' for several")
+        if name == "beam" and self.count > beams:
+            raise ValueError(f"count: {self.count} captions need as many beams, not {beams}; or 'decoding: nucleus'")
+        if name != "nucleus" and (wrong := {"top_p", "top_k", "temperature"} & self.model_fields_set):
+            raise ValueError(f"{min(wrong)!r} goes with 'decoding: nucleus'; this kind of model's is {name!r}")
+        most = usual.max_length if self.max_length is None else self.max_length
+        least = min(usual.min_length, most) if self.min_length is None else self.min_length
+        if least > most:
+            raise ValueError(f"min_length ({least}) is above max_length ({most})")
+        if prompt_tokens is not None:
+            most, least = self._after_prompt(kind, prompt_tokens, most, least)
+        penalty = usual.repetition_penalty if self.repetition_penalty is None else self.repetition_penalty
+        return Decoding(name, self.count, most, least, self.top_p, self.top_k, self.temperature, penalty, beams=beams)
+
+    def _after_prompt(self, kind: Kind, prompt_tokens: int, most: int, least: int) -> tuple[int, int]:
+        """Lengths in new tokens; raises ``UserError`` where the prompt leaves none."""
+        if not DEFAULTS[kind].prompt_counts:
+            return most, least
+        end = 1 if kind == "coca" else 0  # open_clip keeps the last place for the end
+        if most - end <= prompt_tokens:
+            raise UserError(f"caption: max_length: {most} leaves no token after a prompt of {prompt_tokens} tokens")
+        return most - end - prompt_tokens, max(0, least - prompt_tokens)
+
+    def close(self) -> None:
+        if self._flow:
+            self._flow.close()
+        self._flow = None
+
+    def score(self, pairs: pa.RecordBatch) -> dict[str, pa.Array]:
+        return next(self.score_all(iter([pairs])))
+
+    def score_all(self, batches: Iterator[pa.RecordBatch]) -> Generator[dict[str, pa.Array], None, None]:
+        """``score`` of each part, in order; later parts are taken and decoded while earlier ones are computed."""
+        assert self._flow is not None
+        for part in self._flow.stream(batches):
+            yield _columns(part)
+
+    def keep(self, pairs: pa.RecordBatch) -> pa.Array:
+        if not self.required:
+            return pa.nulls(pairs.num_rows, pa.string())
+        return pc.if_else(pc.is_null(pairs["caption"]), pc.fill_null(pairs["caption_error"], "no_caption"), None)
+
+
+def _columns(part: Part) -> dict[str, pa.Array]:
+    return {"caption": pa.array(part.captions, TEXTS), "caption_error": pa.array(part.errors, pa.string())}
