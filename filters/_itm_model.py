@@ -1,0 +1,106 @@
+"""A matching model of transformers, BLIP or BLIP-2, with its transform and tokenizer; no code of its own is run."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from pairsieve.filters._itm_texts import RULES, ItmTokens
+from pairsieve.filters._pictures_shared import Tower, weights_digest
+from pairsieve.filters._preprocess import Preprocess, normalised
+from pairsieve.filters._products import device_of
+from pairsieve.filters._transformers_source import TransformersSource
+from pairsieve.schemas.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
+
+    from pairsieve.filters._itm_layers import Matching
+
+_CLASSES = {"blip": "BlipForImageTextRetrieval", "blip-2": "Blip2ForImageTextRetrieval"}
+
+
+class ItmSource(TransformersSource):
+    """A matching model by name."""
+
+    def check(self) -> None:
+        super().check()
+        _ = self.kind
+
+    @property
+    def kind(self) -> str:
+        """``blip`` or ``blip-2``; raises ``ValueError`` for another, and as ``config``."""
+        return kind_of(self.model, self.config())
+
+
+def kind_of(model: str, config: Mapping[str, Any]) -> str:
+    """The kind of a configuration."""
+    kind, heads = config["model_type"], config.get("architectures") or []
+    if kind not in _CLASSES:
+        raise ValueError(f"model: {model!r} is of type {kind!r}; matching heads are of blip and blip-2")
+    if heads and _CLASSES[kind] not in heads:
+        raise ValueError(f"model: {model!r} is {heads[0]}, which has no matching head; give {_CLASSES[kind]}")
+    return str(kind)
+
+
+@dataclass(frozen=True)
+class ItmModel:
+    """What a matching model computes: pictures to ``tower``, its output and tokens to ``head``."""
+
+    head: "Matching"
+    tokens: ItmTokens
+    wanted: Preprocess
+    tower: Tower
+    key: tuple[object, ...]
+    device: "torch.device"
+
+
+def load(source: ItmSource, precision: str, device: str, clean: bool) -> ItmModel:
+    """The loaded model; raises ``UserError`` with one line for whatever goes wrong."""
+    chosen = device_of(device)
+    exact = {"cpu": "fp32", "cuda": "fp16"}[chosen.type] if precision == "auto" else precision
+    return source.loaded("itm", lambda: _load(source, exact, chosen, clean))
+
+
+def _load(source: ItmSource, precision: str, device: "torch.device", clean: bool) -> ItmModel:
+    import torch
+    import transformers
+
+    from pairsieve.filters._itm_layers import Blip2Matching, BlipMatching
+
+    place, where = source.place()
+    kind, dtype = source.kind, {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[precision]
+    known: Any = transformers
+    model, seen = getattr(known, _CLASSES[kind]).from_pretrained(
+        place, dtype=dtype, use_safetensors=True, output_loading_info=True, **where
+    )
+    _check_weights(seen)
+    model = model.to(device).eval()
+    wanted = Preprocess.of_blip(known.BlipImageProcessorPil.from_pretrained(place, **where))
+    _check_size(model.config.vision_config.image_size, wanted)
+    text = model.config.text_config if kind == "blip" else model.config.qformer_config
+    tokenizer = known.AutoTokenizer.from_pretrained(place, trust_remote_code=False, **where)
+    tokens = ItmTokens(tokenizer, RULES[kind], text.vocab_size, text.max_position_embeddings, clean)
+    head = BlipMatching(model, tokens.enc) if kind == "blip" else Blip2Matching(model)
+    vision = model.vision_model
+    key = (weights_digest(vision, vision.config.to_dict()), wanted, str(dtype))
+    return ItmModel(head, tokens, wanted, _tower(vision, wanted, dtype), key, device)
+
+
+def _tower(vision: Any, wanted: Preprocess, dtype: "torch.dtype") -> Tower:
+    def run(pixels: "torch.Tensor") -> "torch.Tensor":
+        found: torch.Tensor = vision(pixel_values=normalised(pixels, wanted, dtype)).last_hidden_state
+        return found
+
+    return run
+
+
+def _check_weights(seen: Mapping[str, Any]) -> None:
+    """Refuse weights that lack some of the model's: the library would draw them."""
+    if missing := sorted(seen.get("missing_keys") or ()):
+        raise UserError(f"its weights lack {missing[0]!r} and {len(missing) - 1} more; give a matching model's")
+
+
+def _check_size(trained: int, wanted: Preprocess) -> None:
+    if wanted.size != (trained, trained):
+        high, wide = wanted.size
+        raise UserError(f"its transform makes pictures of {wide}×{high}, and its tower takes {trained}×{trained}")
