@@ -383,10 +383,15 @@ def deciding_settings(made: AnyFilter) -> dict[str, Any]:
     return made.model_dump(mode="json", by_alias=True, include=_marked(made, ThresholdMark))
 
 
-def _marked(made: AnyFilter, *marks: type) -> set[str]:
-    """Names of the settings that carry one of the marks."""
-    fields = type(made).model_fields.items()
-    return {name for name, field in fields if any(isinstance(mark, marks) for mark in field.metadata)}
+def _marked(made: Settings, *marks: type) -> dict[str, Any]:
+    """The settings that carry one of the marks, as pydantic takes them to include or exclude; of nested ones too."""
+    found: dict[str, Any] = {}
+    for name, field in type(made).model_fields.items():
+        if any(isinstance(mark, marks) for mark in field.metadata):
+            found[name] = True
+        elif isinstance(value := getattr(made, name), Settings) and (inner := _marked(value, *marks)):
+            found[name] = inner
+    return found
 
 
 BESIDES = ("transformers",)

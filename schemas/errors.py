@@ -8,6 +8,7 @@
     │   ├── AccessError             a directory, bucket or object that may not be read or written
     │   └── QueryError              SQL that DuckDB refuses
     ├── StorageError                a full disk, an object store that does not answer; the run resumes
+    │   └── ServerDownError         a model server that a filter asks does not answer; the run resumes
     ├── RunBusyError                another process works in the run directory
     ├── ShardError                  shards failed; the others are done and the run resumes
     ├── IncompleteError         samples that were asked for are in no shard
@@ -52,6 +53,10 @@ class QueryError(UserError):
 
 class StorageError(PairsieveError):
     """A disk is full or broken, or an object store does not answer; the same command resumes."""
+
+
+class ServerDownError(StorageError):
+    """A model server that a filter asks does not answer, or answers nothing of use; the same command resumes."""
 
 
 class RunBusyError(PairsieveError):
