@@ -113,6 +113,7 @@ class Runner:
         self._write_run_file(source)
         catalog.write_catalog(self.store, self.plan, self.context.pool, self.shards)
         self.store.remove("_work")
+        self.store.remove_attempts()  # of workers that were killed while the run went on
         return Result(self.store.root, self.plan, tally, self.context.settled, self.measured)
 
     def _all(self, engines: Engines, source: recipe_file.Source) -> tasks.Tally:

@@ -45,7 +45,7 @@ class TextLength(Filter):
 
 
 class Fragile(Filter):
-    """Fail on one caption: raise, or kill the worker, until a file named ``mended`` exists."""
+    """Fail on one caption until a file named ``mended`` exists: raise, or ``kill`` the worker, or that ``once``."""
 
     reads = ("text",)
     writes = {"fine": pa.bool_()}
@@ -56,7 +56,10 @@ class Fragile(Filter):
 
     def score(self, pairs: pa.RecordBatch) -> dict[str, pa.Array]:
         if self.at in pairs["text"].to_pylist() and not Path(self.mended).exists():
-            if self.how == "kill":
+            if self.how == "once":
+                Path(self.mended).parent.mkdir(parents=True, exist_ok=True)
+                Path(self.mended).touch()
+            if self.how in ("kill", "once"):
                 os.kill(os.getpid(), signal.SIGSEGV)
             raise ValueError("this caption is too much")
         return {"fine": pa.repeat(pa.scalar(True), pairs.num_rows)}

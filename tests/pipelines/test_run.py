@@ -214,6 +214,14 @@ def test_worker_that_dies_is_set_aside(pool: Path, tmp_path: Path) -> None:
     assert found == ["00000.parquet", "00002.parquet", "00003.parquet"]
 
 
+def test_a_worker_that_was_killed_leaves_no_attempt_behind(pool: Path, tmp_path: Path) -> None:
+    """The run goes on without it, and ends with its own files only."""
+    attempt = tmp_path / "run" / "scores" / "Fragile" / f"00001.parquet.{'0' * 32}.tmp"
+    fragile = {"at": "a picture of thing number 151", "how": "once", "mended": str(attempt)}
+    result = run(recipe(pool, {"tests.support_filters:Fragile": fragile}), tmp_path / "run", workers=2)
+    assert result.kept == result.rows and not attempt.exists()
+
+
 @pytest.mark.parametrize(
     ("name", "says"),
     [("WrongLength", "gave 1 values of 'one'"), ("WrongVerdict", "keep.. must return booleans or reasons")],
