@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from pairsieve.filters._clip_flow import one_torch_thread
 from pairsieve.filters._itm_model import ItmModel
 from pairsieve.filters._pictures_shared import Encodings, Pictures
 from pairsieve.filters._preprocess import Pixels
@@ -60,7 +61,7 @@ class ItmFlow:
         self._encodings = Encodings(shared, model.tower, model.key, model.device, batch_size)
         self._runner = ItmRunner(model.head, model.tokens.most, model.device)
         self._group = self._encodings.batch if model.device.type == "cuda" else CPU_GROUP
-        self._pool = ThreadPoolExecutor(threads, "pairsieve-decode") if threads else None
+        self._pool = ThreadPoolExecutor(threads, "pairsieve-decode", one_torch_thread) if threads else None
 
     def close(self) -> None:
         """Stop the threads and share no more."""

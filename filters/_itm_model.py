@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pairsieve.filters._itm_texts import RULES, ItmTokens
-from pairsieve.filters._pictures_shared import Tower, weights_digest
+from pairsieve.filters._pictures_shared import Tower
 from pairsieve.filters._preprocess import Preprocess, normalised
 from pairsieve.filters._products import device_of
 from pairsieve.filters._transformers_source import TransformersSource
@@ -66,15 +66,12 @@ def _load(source: ItmSource, precision: str, device: "torch.device", clean: bool
     import transformers
 
     from pairsieve.filters._itm_layers import Blip2Matching, BlipMatching
+    from pairsieve.filters._transformers_models import TransformersLibrary, tower_kind
 
-    place, where = source.place()
-    kind, dtype = source.kind, {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[precision]
     known: Any = transformers
-    model, seen = getattr(known, _CLASSES[kind]).from_pretrained(
-        place, dtype=dtype, use_safetensors=True, output_loading_info=True, **where
-    )
-    _check_weights(seen)
-    model = model.to(device).eval()
+    kind, dtype = source.kind, {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[precision]
+    model = TransformersLibrary(source).model(_CLASSES[kind], dtype, device)
+    place, where = source.place()
     wanted = Preprocess.of_blip(known.BlipImageProcessorPil.from_pretrained(place, **where))
     _check_size(model.config.vision_config.image_size, wanted)
     text = model.config.text_config if kind == "blip" else model.config.qformer_config
@@ -82,8 +79,7 @@ def _load(source: ItmSource, precision: str, device: "torch.device", clean: bool
     tokens = ItmTokens(tokenizer, RULES[kind], text.vocab_size, text.max_position_embeddings, clean)
     head = BlipMatching(model, tokens.enc) if kind == "blip" else Blip2Matching(model)
     vision = model.vision_model
-    key = (weights_digest(vision, vision.config.to_dict()), wanted, str(dtype))
-    return ItmModel(head, tokens, wanted, _tower(vision, wanted, dtype), key, device)
+    return ItmModel(head, tokens, wanted, _tower(vision, wanted, dtype), tower_kind(vision, wanted, dtype), device)
 
 
 def _tower(vision: Any, wanted: Preprocess, dtype: "torch.dtype") -> Tower:
@@ -92,12 +88,6 @@ def _tower(vision: Any, wanted: Preprocess, dtype: "torch.dtype") -> Tower:
         return found
 
     return run
-
-
-def _check_weights(seen: Mapping[str, Any]) -> None:
-    """Refuse weights that lack some of the model's: the library would draw them."""
-    if missing := sorted(seen.get("missing_keys") or ()):
-        raise UserError(f"its weights lack {missing[0]!r} and {len(missing) - 1} more; give a matching model's")
 
 
 def _check_size(trained: int, wanted: Preprocess) -> None:

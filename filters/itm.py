@@ -19,7 +19,6 @@ from pairsieve.filters import _text_lists
 from pairsieve.filters._clip_flow import decoders
 from pairsieve.filters._itm_flow import ItmFlow, Part, Scored
 from pairsieve.filters._itm_model import ItmSource, load
-from pairsieve.filters._products import resources_of
 from pairsieve.filters._ranked import missing
 from pairsieve.filters._shared import Shared
 from pairsieve.filters.base import Filter, Resources, Runtime, Threshold, first_reason
@@ -70,6 +69,7 @@ class Itm(Filter):
     threads: Runtime[PositiveInt | None] = Field(
         None, description="threads that decode; null: the GPU's share of the cores; on a CPU, none beside the model's"
     )
+    per_gpu: Runtime[PositiveInt] = Field(1, description="workers that share a GPU, each with its own model", le=16)
 
     _flow: ItmFlow | None = PrivateAttr(None)
     _shared: Shared | None = PrivateAttr(None)
@@ -110,8 +110,8 @@ class Itm(Filter):
         return self._source.files()
 
     def resources(self) -> Resources:
-        found = resources_of(self.device)
-        return Resources(self.threads or 1, found.gpus, gpu_optional=found.gpu_optional)
+        gpus = 0.0 if self.device == "cpu" else 1 / self.per_gpu
+        return Resources(cpus=self.threads or 1, gpus=gpus, gpu_optional=self.device == "auto")
 
     def imports(self) -> tuple[str, ...]:
         return self.needs()
@@ -121,7 +121,7 @@ class Itm(Filter):
 
     def open(self) -> None:
         model = load(self._source, self.precision, self.device, self.clean)
-        threads = decoders(self.threads, model.device.type, 1)
+        threads = decoders(self.threads, model.device.type, self.per_gpu)
         self._flow = ItmFlow(model, self._shared, self.batch_size, threads, self.itc)
 
     def close(self) -> None:

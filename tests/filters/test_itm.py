@@ -236,6 +236,25 @@ def test_steps_of_one_checkpoint_encode_once(photo: Photo, folder: Path) -> None
     together.close()
 
 
+def test_a_captioner_of_the_same_tower_lends_its_encodings(tmp_path: Path, photo: Photo) -> None:
+    """As of a checkpoint's two heads fine-tuned on a frozen tower: the matcher's own runs no more."""
+    from pairsieve.filters.caption import Caption
+
+    net = transformers.BlipForImageTextRetrieval.from_pretrained(model("blip-itm"))
+    other = transformers.BlipForConditionalGeneration.from_pretrained(model("blip"))
+    net.vision_model.load_state_dict(other.vision_model.state_dict())
+    net.save_pretrained(tmp_path / "m")
+    transformers.BlipProcessor.from_pretrained(model("blip-itm")).save_pretrained(tmp_path / "m")
+    images, texts, _ = some_pairs(photo, 5)
+    pairs, together = pairs_of(images, texts), Opened()
+    steps = [Caption(model=str(model("blip")), device="cpu"), Itm(model=str(tmp_path / "m"), device="cpu")]
+    first, second = (together.get(str(i), step) for i, step in enumerate(steps))
+    assert isinstance(second, Itm) and second._flow is not None
+    second._flow._model.head.model.vision_model.register_forward_hook(lambda *_: pytest.fail("encoded"))
+    first.score(pairs.append_column("uid", pa.array([f"{i:032x}" for i in range(5)])))
+    assert second.score(pairs)["itm"].to_pylist() == opened(tmp_path / "m").score(pairs)["itm"].to_pylist()
+
+
 def test_threads_that_decode_change_nothing(photo: Photo, folder: Path) -> None:
     """Batches are taken ahead, and come back in order."""
     images, texts, captions = some_pairs(photo, 12)

@@ -114,7 +114,7 @@ def _pickled(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        (_lacking, "its weights lack 'itm_head.bias' and 1 more"),
+        (_lacking, "its weights lack 2 tensors, such as itm_head.bias"),
         (_sized, "makes pictures of 40×40, and its tower takes 32×32"),
         (_pickled, "safetensors"),
         (lambda folder: (folder / "model.safetensors").write_bytes(b"junk"), "cannot load model"),
