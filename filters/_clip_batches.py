@@ -36,6 +36,10 @@ class Rows:
     missing: int = 0
     values: NDArray[np.float32] | None = None
 
+    def part(self, at: NDArray[np.int64] | slice) -> "Rows":
+        """Some of those that have arrived."""
+        return Rows(len(np.arange(self.count)[at]), 0, None if self.values is None else self.values[at])
+
     def take(self, at: NDArray[np.int64], found: NDArray[np.float32]) -> None:
         """Some that have arrived."""
         if self.values is None:

@@ -17,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from pairsieve.filters import _text_lists
 from pairsieve.filters._clip import Clip
 from pairsieve.filters._clip_batches import Rows
 from pairsieve.filters._clip_tokens import Ids
@@ -49,26 +50,38 @@ class Wants:
     singles: bool = False
     mirrored: bool = False
     cut: bool = False
+    others: tuple[str, ...] = ()  # columns of further texts, whose embeddings are wanted where the image has one
 
 
 @dataclass
 class Embedded:
-    """One model's view of a part: embeddings of its pairs, and int32[n] tokens that were cut off, -1 without a text."""
+    """One model's view of a part: embeddings of its pairs, and int32[n] tokens that were cut off, -1 without a text.
+
+    ``others`` are of the flat texts of further columns; ``has_picture`` bool[n] says which images the model can take.
+    """
 
     image: Rows
     text: Rows
     mirrored: Rows
     cut: NDArray[np.int32]
+    has_picture: NDArray[np.bool_]
+    others: list[Rows]
 
     @property
-    def is_complete(self) -> bool:
-        """Whether nothing is on its way."""
-        return not (self.image.missing or self.text.missing or self.mirrored.missing)
+    def has_all_images(self) -> bool:
+        """Whether no image is on its way."""
+        return not (self.image.missing or self.mirrored.missing)
+
+    @property
+    def has_all_texts(self) -> bool:
+        """Whether no text is on its way."""
+        return not (self.text.missing or any(rows.missing for rows in self.others))
 
     @staticmethod
-    def of(rows: int) -> "Embedded":
+    def of(rows: int, others: Sequence[int] = ()) -> "Embedded":
         """Nothing yet."""
-        return Embedded(Rows(rows), Rows(rows), Rows(rows), np.full(rows, -1, np.int32))
+        cut, has_picture = np.full(rows, -1, np.int32), np.zeros(rows, bool)
+        return Embedded(Rows(rows), Rows(rows), Rows(rows), cut, has_picture, [Rows(count) for count in others])
 
 
 @dataclass
@@ -79,6 +92,7 @@ class Part:
     models: list[Embedded]
     errors: list[str | None] = field(default_factory=list)
     blocks: int = 0  # that were not yet given to the models
+    begun: list[int] = field(default_factory=list)  # flat texts of each further column in the blocks given so far
 
 
 @dataclass(frozen=True)
@@ -90,6 +104,17 @@ class _Block:
     ids: dict[Key, Ids]
     text_rows: NDArray[np.int64]
     cut: dict[Key, Cut]
+    has_picture: dict[Preprocess, NDArray[np.bool_]]
+    others: list["_Others"]
+
+
+@dataclass(frozen=True)
+class _Others:
+    """Of a block and a further column of texts: how many there are, and the tokens and places of those to embed."""
+
+    count: int
+    ids: dict[Key, Ids]
+    at: NDArray[np.int64]
 
 
 class Flow:
@@ -121,7 +146,9 @@ class Flow:
         waiting: deque[Part] = deque()
         queue: deque[tuple[Callable[[], _Block], Part, int]] = deque()
         for pairs in parts:
-            part = Part(pairs.num_rows, [Embedded.of(pairs.num_rows) for _ in self._clips])
+            counts = [int(_text_lists.lengths(pairs[name]).sum()) for name in self._wants.others]
+            part = Part(pairs.num_rows, [Embedded.of(pairs.num_rows, counts) for _ in self._clips])
+            part.begun = [0] * len(counts)
             waiting.append(part)
             start = 0
             for piece in batches(pairs, BLOCK):
@@ -157,14 +184,23 @@ class Flow:
             clip.put_texts(block.ids[clip.tokens.key], own.text, start + block.text_rows)
             if found := block.cut.get(clip.tokens.key):
                 own.cut[start + found[1]] = found[0]
+            if clip.wanted in block.has_picture:
+                own.has_picture[start : start + len(block.errors)] = block.has_picture[clip.wanted]
+            for begun, one, rows_of in zip(part.begun, block.others, own.others, strict=True):
+                clip.put_texts(one.ids[clip.tokens.key], rows_of, begun + one.at)
+        part.begun = [begun + one.count for begun, one in zip(part.begun, block.others, strict=True)]
         part.blocks -= 1
 
     def _arrived(self, waiting: deque[Part]) -> Iterator[Part]:
         """The first parts that are complete; half-full batches are run where too many wait for them."""
         if sum(part.rows for part in waiting) > self._most_waiting and not waiting[0].blocks:
             for clip, own in zip(self._clips, waiting[0].models, strict=True):
-                clip.flush(bool(own.image.missing or own.mirrored.missing), bool(own.text.missing))
-        while waiting and not waiting[0].blocks and all(own.is_complete for own in waiting[0].models):
+                clip.flush(not own.has_all_images, not own.has_all_texts)
+        while (
+            waiting
+            and not waiting[0].blocks
+            and all(own.has_all_images and own.has_all_texts for own in waiting[0].models)
+        ):
             yield waiting.popleft()
 
     def _prepare(self, piece: pa.RecordBatch) -> _Block:
@@ -176,12 +212,26 @@ class Flow:
         texts = piece["text"].to_pylist() if wants.texts else ["-"] * rows
         has_image = np.array([[not isinstance(found, str) for found in kinds] for kinds in decoded], bool)
         has_text = np.array([bool(text and text.strip()) for text in texts], bool)
-        pictures = self._stacked(decoded, has_image & (has_text | wants.singles)[:, None]) if wants.images else {}
-        text_rows = np.flatnonzero(has_text & (has_image.any(1) | wants.singles)) if wants.texts else _NONE
+        has_any = np.asarray(has_image.any(1), bool)
+        others = [self._others(piece[name], has_any) for name in wants.others]
+        is_wanted = has_text | wants.singles
+        for rows_of, _ in others:
+            is_wanted[rows_of] = True
+        pictures = self._stacked(decoded, has_image & is_wanted[:, None]) if wants.images else {}
+        text_rows = np.flatnonzero(has_text & (has_any | wants.singles)) if wants.texts else _NONE
         ids, cut = self._tokenized(texts, text_rows, np.flatnonzero(has_text) if wants.texts else _NONE)
         firsts = [kinds[0] for kinds in decoded]
         errors = [d if isinstance(d, str) else None if t else "no_text" for d, t in zip(firsts, has_text, strict=True)]
-        return _Block(errors, pictures, ids, text_rows, cut)
+        has_picture = {kind: has_image[:, k] for k, kind in enumerate(self._kinds)} if wants.images else {}
+        return _Block(errors, pictures, ids, text_rows, cut, has_picture, [other for _, other in others])
+
+    def _others(self, column: pa.Array, has_image: NDArray[np.bool_]) -> tuple[NDArray[np.int64], _Others]:
+        """A further column of texts of a block, and the rows that have any text to embed."""
+        flat, rows = _text_lists.flat(column)
+        texts = flat.to_pylist()
+        at = np.flatnonzero(np.array([bool(text and text.strip()) for text in texts], bool) & has_image[rows])
+        chosen = [texts[i] for i in at]
+        return rows[at], _Others(len(texts), {key: tokens.ids(chosen) for key, tokens in self._tokens.items()}, at)
 
     def _stacked(
         self, decoded: Sequence[Any], wanted: NDArray[np.bool_]

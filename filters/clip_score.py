@@ -7,6 +7,7 @@ times as fast as its two towers in full on tensors in memory, because most texts
 """
 
 import re
+from collections import deque
 from collections.abc import Generator, Iterator, Mapping
 from typing import Any, Literal, TypeAlias
 
@@ -16,7 +17,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 from pydantic import Field, PositiveInt, PrivateAttr, field_validator, model_validator
 
-from pairsieve.filters import _top
+from pairsieve.filters import _text_lists, _top
 from pairsieve.filters._clip import Clip
 from pairsieve.filters._clip_batches import Rows
 from pairsieve.filters._clip_flow import Embedded, Flow, Part, Wants, decoders
@@ -45,9 +46,10 @@ class ClipScore(ClipModel, Ranked):
     Columns: ``clip_score``, ``clip_score_error``; for a sigmoid model (SigLIP) ``clip_logit``, cosine ·
     exp(logit_scale) + logit_bias, and ``clip_probability``, its sigmoid; where asked for ``clip_score_flipped`` (of
     the mirrored picture: what falls with it is text in the image), ``clip_image`` and ``clip_text`` (embeddings,
-    float16, normalised before rounding; also of a pair without the other side) and ``clip_text_cut``.  The models of
-    ``also`` write the same with their name behind, as ``clip_score_b32``; they keep nothing.  All null where there is
-    none.
+    float16, normalised before rounding; also of a pair without the other side) and ``clip_text_cut``; for each column
+    ``c`` of ``texts`` ``clip_score_c``, a list of scores from the one encoding of the image, null where a text is null
+    or empty, and no list where there is no picture.  The models of ``also`` write the same with their name behind, as
+    ``clip_score_b32`` and ``clip_score_c_b32``; they keep nothing.  All null where there is none.
 
     Texts are never augmented: what a model has no room for is cut off at the end.  On a CPU the bits are the same on
     every machine of a kind; a GPU's differ in the last places, and with ``precision: auto`` by float16.
@@ -59,6 +61,7 @@ class ClipScore(ClipModel, Ranked):
     loads_model = True
 
     column: str | None = Field(None, description="a stored score to compare instead of measuring one")
+    texts: tuple[str, ...] = Field((), description="columns of further texts of the image, as caption's: scored too")
     also: dict[str, ClipSource] = Field({}, description="further models by name, in the same step")
     mode: Literal["pair", "image", "text"] = Field(
         "pair", description="image, text: embeddings of that side only, without a score"
@@ -99,7 +102,7 @@ class ClipScore(ClipModel, Ranked):
             _ = self.source  # refuses what does not go together
         elif self.pretrained:
             raise ValueError("'pretrained' goes with the name of an open_clip architecture as 'model'")
-        measured = {"also": self.also, "embeddings": self.embeddings, "flipped": self.flipped}
+        measured = {"also": self.also, "texts": self.texts, "embeddings": self.embeddings, "flipped": self.flipped}
         measured |= {"text_cut": self.text_cut, "mode": self.mode != "pair"}
         if self.column and (name := next((name for name, value in measured.items() if value), None)):
             raise ValueError(f"{name!r} needs a 'model'; with 'column' nothing is measured")
@@ -113,6 +116,8 @@ class ClipScore(ClipModel, Ranked):
             raise ValueError(f"'mode: {self.mode}' gives no score; write 'embeddings: true' with it")
         if self.min is not None or self.top is not None or self.flipped:
             raise ValueError(f"'mode: {self.mode}' gives no score for 'min', 'top' or 'flipped'")
+        if self.texts:
+            raise ValueError(f"'mode: {self.mode}' gives no score of 'texts'")
         if self.mode == "image" and self.text_cut:
             raise ValueError("'mode: image' reads no text to cut")
         return self
@@ -139,7 +144,10 @@ class ClipScore(ClipModel, Ranked):
         return tuple(dict.fromkeys([*(n for source in self._sources.values() for n in source.modules()), *kernels]))
 
     def inputs(self, available: Mapping[str, pa.DataType]) -> tuple[str, ...]:
-        return () if self.column else {"image": ("image",), "text": ("text",)}.get(self.mode, self.reads)
+        if self.column:
+            return ()
+        sides = {"image": ("image",), "text": ("text",)}.get(self.mode, self.reads)
+        return tuple(dict.fromkeys((*sides, *self.texts)))
 
     def keep_inputs(self, available: Mapping[str, pa.DataType]) -> tuple[str, ...]:
         return (self.column,) if self.column else ()
@@ -162,6 +170,7 @@ class ClipScore(ClipModel, Ranked):
                 found |= {f"clip_logit{end}": pa.float32(), f"clip_probability{end}": pa.float32()}
             if self.flipped:
                 found[f"clip_score_flipped{end}"] = pa.float32()
+        found |= {f"clip_score_{name}{end}": _text_lists.SCORES for name in self.texts}
         if self.embeddings:
             found |= {f"clip_{side}{end}": _list_type(source) for side in self._sides}
         if self.text_cut:
@@ -172,6 +181,8 @@ class ClipScore(ClipModel, Ranked):
         if self.column:
             _check_column(self.column, available, self.top is not None)
             return
+        _text_lists.check_texts(self.texts, available)
+        self._check_names()
         for end, source in self._sources.items():
             try:
                 source.check()
@@ -181,6 +192,15 @@ class ClipScore(ClipModel, Ranked):
                     raise
                 kind = UserError if isinstance(error, UserError) else ValueError
                 raise kind(f"also: {end[1:]}: {error}") from None
+
+    def _check_names(self) -> None:
+        """Refuse columns of texts whose scores would have the name of something else."""
+        plain = self.model_copy(update={"texts": ()})
+        taken = {name.casefold() for name in plain.outputs({})}
+        for name in (f"clip_score_{text}{end}" for end in self._sources for text in self.texts):
+            if name.casefold() in taken:
+                raise ValueError(f"texts: their scores would be called {name!r}, as another column is; rename a column")
+            taken.add(name.casefold())
 
     def files(self) -> tuple[str, ...]:
         return () if self.column else tuple(file for source in self._sources.values() for file in source.files())
@@ -201,7 +221,9 @@ class ClipScore(ClipModel, Ranked):
         if self.column:
             return
         self._clips = [self.load_other(source, self.batch_size) for source in self._sources.values()]
-        wants = Wants(self.mode != "text", self.mode != "image", self.embeddings, self.flipped, self.text_cut)
+        wants = Wants(
+            self.mode != "text", self.mode != "image", self.embeddings, self.flipped, self.text_cut, self.texts
+        )
         threads = decoders(self.threads, self._clips[0].device.type, self.per_gpu)
         self._flow = Flow(self._clips, wants, self.preprocess == "fast", threads, self._shared)
 
@@ -219,10 +241,19 @@ class ClipScore(ClipModel, Ranked):
         Batches are formed across parts.  The caller is asked for a part whenever there is room for it.
         """
         assert self._flow is not None
-        for part in self._flow.stream(batches):
-            found: Columns = {}
+        lists: deque[dict[str, pa.Array]] = deque()  # of texts, without which their scores cannot be made lists
+
+        def seen() -> Iterator[pa.RecordBatch]:
+            for pairs in batches:
+                lists.append({name: pairs[name] for name in self.texts})
+                yield pairs
+
+        for part in self._flow.stream(seen()):
+            texts, found = lists.popleft(), Columns()
             for (end, source), clip, own in zip(self._sources.items(), self._clips, part.models, strict=True):
                 found |= self._columns(end, source, clip, own, part)
+                for (name, column), rows in zip(texts.items(), own.others, strict=True):
+                    found[f"clip_score_{name}{end}"] = _listed(column, own, rows)
             yield found | {"clip_score_error": pa.array(part.errors, pa.string())}
 
     def _columns(self, end: str, source: ClipSource, clip: Clip, own: Embedded, part: Part) -> Columns:
@@ -261,6 +292,17 @@ def _cosines(image: Rows, text: Rows) -> NDArray[np.float32]:
         one, other = (rows.values[start : start + 1024] for rows in (image, text) if rows.values is not None)
         parts.append((one.astype(np.float64) * other).sum(axis=1).astype(np.float32))
     return np.concatenate(parts) if parts else np.zeros(0, np.float32)
+
+
+def _listed(texts: pa.Array, own: Embedded, others: Rows) -> pa.Array:
+    """Scores of a column of texts, as lists of the same lengths; null without a picture."""
+    rows, scores = _text_lists.flat(texts)[1], np.full(others.count, np.nan, np.float32)
+    for start in range(0, others.count, 1024):
+        some = slice(start, start + 1024)
+        image, text = own.image.part(rows[some]), others.part(some)
+        scores[some] = _cosines(image, text)
+    lists = _text_lists.regrouped(_floats(scores), texts)
+    return pc.if_else(pa.array(own.has_picture), lists, pa.scalar(None, lists.type))
 
 
 def _sigmoid(logits: NDArray[np.float32]) -> NDArray[np.float32]:
