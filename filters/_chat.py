@@ -156,12 +156,13 @@ Asks: TypeAlias = list[Ask] | str
 
 @dataclass(frozen=True)
 class Found:
-    """What became of a row: a text or null for each answer asked for, why one is missing, tokens where counted."""
+    """What became of a row: a text or null for each answer asked for, why they are lost, how many, tokens counted."""
 
     texts: tuple[str | None, ...] = ()
     error: str | None = None
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
+    failed: int = 0
 
     @staticmethod
     def of(answers: Sequence[Answer]) -> "Found":
@@ -172,6 +173,7 @@ class Found:
             errors[0] if errors else None,
             _total([answer.prompt_tokens for answer in answers]),
             _total([answer.completion_tokens for answer in answers]),
+            sum(answer.texts.count(None) for answer in answers if answer.error),
         )
 
 

@@ -1,4 +1,4 @@
-"""Captions of images by a captioner: BLIP, BLIP-2, CoCa or a chat model, k an image from one encoding of it.
+"""Captions of images by a captioner: BLIP, BLIP-2, CoCa or a chat model, here or behind a server, k an image.
 
 The model is the cost: 111 GFLOP an image for BLIP-base at 384 pixels and 2 a caption of ten tokens.  An image passes
 the vision tower once, its prompt and its cross-attention's keys are held once for all its captions, and images that are
@@ -10,18 +10,23 @@ from collections.abc import Generator, Iterator, Mapping
 from typing import Literal
 
 import pyarrow as pa
-import pyarrow.compute as pc
 from pydantic import Field, NonNegativeInt, PositiveInt, PrivateAttr, model_validator
 
-from pairsieve.filters import _captioner
+from pairsieve.filters import _captioner, _chat_columns
 from pairsieve.filters._caption_flow import Flow, Part
+from pairsieve.filters._caption_server import ServerFlow
 from pairsieve.filters._caption_source import DEFAULTS, CaptionSource, DecodingName, Kind
+from pairsieve.filters._chat import ChatServer
+from pairsieve.filters._chat_prompts import Prompt
 from pairsieve.filters._clip_flow import decoders
 from pairsieve.filters._decode import Decoding
 from pairsieve.filters._shared import Shared
 from pairsieve.filters._text_lists import TEXTS
 from pairsieve.filters.base import Filter, Resources, Runtime, Threshold
 from pairsieve.schemas.errors import UserError
+
+_OF_SERVERS = frozenset(("server", "count", "prompt", "seed", "required"))
+"""Settings that go with a server."""
 
 CPU_ROWS, CPU_SLOTS = 64, 16
 """Captions, and images, that are written at once on a CPU: more rows would be a tenth faster at most."""
@@ -41,6 +46,12 @@ class Caption(Filter):
     ``too_many_pixels``, ``no_caption`` (the model wrote nothing).  Captions are one line: space is collapsed, control
     characters are left out.  With ``required: true`` a pair without captions is dropped, for that reason.
 
+    With ``server`` in place of ``model`` a large model behind OpenAI's chat protocol (vLLM, SGLang, llama.cpp, TGI,
+    OpenAI) is asked; ``prompt`` may then hold columns of texts, as ``{text}``.  Columns beside: ``caption_failed`` (how
+    many captions are missing because the server failed), ``caption_prompt_tokens``, ``caption_completion_tokens``; and
+    errors ``no_text`` (a column of the prompt is empty), ``server_timeout``, ``server_busy`` (429, 503),
+    ``server_error`` (other 5xx, connection broken), ``server_refused`` (4xx), ``server_garbage``.
+
     Draws are keyed by (seed, uid, number of the caption, token), so captions do not depend on batches, workers or
     order.  On a GPU, and with ``precision: auto`` (float16 there, bfloat16 for chat models), they are not those of a
     CPU; another ``batch_size`` may change the last bits there, and so now and then a word.
@@ -52,11 +63,13 @@ class Caption(Filter):
     extra = "caption"
     loads_model = True
 
-    model: str = Field(
+    model: str | None = Field(
+        None,
         min_length=1,
         max_length=4096,
         description="directory or org/name in transformers' format, or a CoCa model as open_clip names it",
     )
+    server: ChatServer | None = Field(None, description="a chat server that is asked instead of a model loaded here")
     pretrained: str | None = Field(None, description="of an open_clip name: its tag, or a weights file")
     revision: str | None = Field(None, min_length=1, max_length=255, description="branch, tag or commit on the hub")
     count: PositiveInt = Field(1, le=1000, description="captions an image")
@@ -90,10 +103,24 @@ class Caption(Filter):
     required: Threshold[bool] = Field(False, description="drop pairs that got no caption")
 
     _shared: Shared | None = PrivateAttr(None)
-    _flow: Flow | None = PrivateAttr(None)
+    _flow: Flow | ServerFlow | None = PrivateAttr(None)
+
+    @model_validator(mode="after")
+    def _one_source(self) -> "Caption":
+        if (self.model is None) == (self.server is None):
+            raise ValueError("give either 'model' or 'server'")
+        if self.server is None:
+            return self
+        others = sorted(self.model_fields_set - _OF_SERVERS)
+        if others:
+            raise ValueError(f"{others[0]!r} is of a 'model' loaded here; a server is told by the settings of 'server'")
+        _ = self._asked
+        return self
 
     @model_validator(mode="after")
     def _drawn(self) -> "Caption":
+        if self.server is not None:
+            return self
         _ = self.source  # refuses what does not go together
         if self.decoding not in (None, "nucleus"):
             names = [name for name in ("top_p", "top_k", "temperature") if name in self.model_fields_set]
@@ -105,20 +132,38 @@ class Caption(Filter):
 
     @property
     def source(self) -> CaptionSource:
-        """The model that is meant."""
+        """The model that is meant; there must be one."""
+        assert self.model is not None
         return CaptionSource(model=self.model, pretrained=self.pretrained, revision=self.revision)
 
+    @property
+    def _asked(self) -> Prompt:
+        """What a server is asked; raises ``ValueError`` for a template that is none."""
+        return Prompt(prompt=self.prompt or DEFAULTS["chat"].prompt)
+
+    def inputs(self, available: Mapping[str, pa.DataType]) -> tuple[str, ...]:
+        named = [hole.column for hole in self._asked.holes] if self.server else []
+        return tuple(dict.fromkeys([*self.reads, *named]))
+
+    def outputs(self, available: Mapping[str, pa.DataType]) -> dict[str, pa.DataType]:
+        return _chat_columns.types("caption") if self.server else dict(self.writes)
+
     def needs(self) -> tuple[str, ...]:
-        return self.source.modules()
+        return () if self.server else self.source.modules()
 
     def check(self, available: Mapping[str, pa.DataType]) -> None:
+        if self.server:
+            self._asked.check(available)
+            return
         self.source.check()
         self._decoding(self.source.kind, None)
 
     def files(self) -> tuple[str, ...]:
-        return self.source.files()
+        return () if self.server else self.source.files()
 
     def resources(self) -> Resources:
+        if self.server:
+            return Resources()
         gpus = 0.0 if self.device == "cpu" else 1 / self.per_gpu
         return Resources(cpus=self.threads or 1, gpus=gpus, gpu_optional=self.device == "auto")
 
@@ -131,8 +176,10 @@ class Caption(Filter):
     def open(self) -> None:
         self._flow = self._opened()
 
-    def _opened(self) -> Flow:
+    def _opened(self) -> Flow | ServerFlow:
         """What writes the captions: the one place that knows where they come from."""
+        if self.server:
+            return ServerFlow(self.server, self._asked, self.count, self.seed)
         kind = self.source.kind
         prompt = DEFAULTS[kind].prompt if self.prompt is None else self.prompt
         captioner = _captioner.load(self.source, prompt, self.precision, self.device, "caption")
@@ -195,13 +242,16 @@ class Caption(Filter):
     def score_all(self, batches: Iterator[pa.RecordBatch]) -> Generator[dict[str, pa.Array], None, None]:
         """``score`` of each part, in order; later parts are taken and decoded while earlier ones are computed."""
         assert self._flow is not None
+        if isinstance(self._flow, ServerFlow):
+            yield from self._flow.columns(batches)
+            return
         for part in self._flow.stream(batches):
             yield _columns(part)
 
     def keep(self, pairs: pa.RecordBatch) -> pa.Array:
         if not self.required:
             return pa.nulls(pairs.num_rows, pa.string())
-        return pc.if_else(pc.is_null(pairs["caption"]), pc.fill_null(pairs["caption_error"], "no_caption"), None)
+        return pairs["caption_error"]
 
 
 def _columns(part: Part) -> dict[str, pa.Array]:

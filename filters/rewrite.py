@@ -4,17 +4,16 @@ The server is the cost.  Beside it a request takes about 0.5 ms of one core here
 """
 
 from collections.abc import Generator, Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 from pydantic import Field, NonNegativeInt, PositiveInt, PrivateAttr
 
 from pairsieve.filters import _chat_columns
 from pairsieve.filters._chat import Ask, Asks, Chat, ChatServer, Found
 from pairsieve.filters._chat_answers import cleaned
 from pairsieve.filters._chat_prompts import AnyPrompt
-from pairsieve.filters._text_lists import TEXTS
 from pairsieve.filters.base import Filter, Threshold
 
 Columns = dict[str, pa.Array]
@@ -28,11 +27,12 @@ class Rewrite(Filter):
     0.95``, three ``examples``, one prompt for each of four styles, ``min_words: 2``.  CapsFusion (2310.20550) merges
     ``{text}`` with one caption.
 
-    Columns: ``rewrite`` (null where no rewrite came), ``rewrite_count`` (how many came), ``rewrite_error``,
-    ``rewrite_prompt_tokens`` and ``rewrite_completion_tokens`` (as the server counted them).  Errors, and reasons with
-    ``required``: ``no_text`` (a text that a prompt needs is missing; nothing was asked), ``no_rewrite`` (only empty
-    answers), ``server_timeout``, ``server_busy`` (429, 503), ``server_error`` (other 5xx, connection broken),
-    ``server_refused`` (4xx), ``server_garbage``; an error beside a list says why some of it is null.
+    Columns: ``rewrite`` (a null in it where an answer was empty or failed; null where no rewrite came at all),
+    ``rewrite_failed`` (how many are missing because the server failed), ``rewrite_prompt_tokens`` and
+    ``rewrite_completion_tokens`` (as the server counted them), and ``rewrite_error``, why a pair has no rewrite:
+    ``no_text`` (a text that a prompt needs is missing; nothing was asked), ``no_rewrite`` (only empty answers),
+    ``server_timeout``, ``server_busy`` (429, 503), ``server_error`` (other 5xx, connection broken), ``server_refused``
+    (4xx), ``server_garbage``.  With ``required: true`` such a pair is dropped, for that reason.
     """
 
     batch_rows = 256
@@ -64,7 +64,7 @@ class Rewrite(Filter):
         return tuple(dict.fromkeys([*own, *(hole.column for prompt in self.prompts for hole in prompt.holes)]))
 
     def outputs(self, available: Mapping[str, pa.DataType]) -> dict[str, pa.DataType]:
-        return {"rewrite": TEXTS, "rewrite_count": pa.int32(), **_chat_columns.types("rewrite")}
+        return _chat_columns.types("rewrite")
 
     def check(self, available: Mapping[str, pa.DataType]) -> None:
         for prompt in self.prompts:
@@ -85,11 +85,7 @@ class Rewrite(Filter):
         """``score`` of each part, in order; later parts are asked about while earlier ones are answered."""
         assert self._chat is not None
         for pairs, found in self._chat.stream(batches, self._asks):
-            rows = self._with_originals(pairs, found)
-            counts = [sum(text is not None for text in row.texts) for row in rows]
-            texts = [list(row.texts) if count else None for row, count in zip(rows, counts, strict=True)]
-            own = {"rewrite": pa.array(texts, TEXTS), "rewrite_count": pa.array(counts, pa.int32())}
-            yield own | _chat_columns.columns("rewrite", rows, "no_rewrite")
+            yield _chat_columns.columns("rewrite", self._with_originals(pairs, found), "no_rewrite")
 
     def _asks(self, pairs: pa.RecordBatch) -> list[Asks]:
         """The questions of each row, by prompt and number."""
@@ -115,10 +111,7 @@ class Rewrite(Filter):
         if not self.min_words:
             return found
         texts = map(cleaned, pairs["text"].to_pylist())
-        return [
-            Found(self._long(row, own), row.error, row.prompt_tokens, row.completion_tokens)
-            for row, own in zip(found, texts, strict=True)
-        ]
+        return [replace(row, texts=self._long(row, own)) for row, own in zip(found, texts, strict=True)]
 
     def _long(self, row: Found, own: str | None) -> tuple[str | None, ...]:
         return tuple(own if text and len(text.split()) < self.min_words else text for text in row.texts)
@@ -126,4 +119,4 @@ class Rewrite(Filter):
     def keep(self, pairs: pa.RecordBatch) -> pa.Array:
         if not self.required:
             return pa.nulls(pairs.num_rows, pa.string())
-        return pc.if_else(pc.equal(pairs["rewrite_count"], 0), pairs["rewrite_error"], pa.scalar(None, pa.string()))
+        return pairs["rewrite_error"]

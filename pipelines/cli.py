@@ -18,6 +18,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from pairsieve.pipelines.captions_cli import captions
 from pairsieve.pipelines.metadata_cli import metadata
 from pairsieve.pipelines.search_cli import search
 from pairsieve.pipelines.storage_errors import explain, is_exhausted
@@ -249,6 +250,7 @@ def cluster(
 
 app.command()(metadata)
 app.command()(search)
+app.add_typer(captions, name="captions")
 
 
 @app.command()

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -116,6 +117,22 @@ class Stored(Filter):
 
     def keep(self, pairs: pa.RecordBatch) -> pa.Array:
         return pc.is_valid(pairs["size"])
+
+
+class Painted(Filter):
+    """Store an image of one colour, which the caption's length decides."""
+
+    reads = ("text",)
+    writes = {"image": pa.binary()}
+
+    def score(self, pairs: pa.RecordBatch) -> dict[str, pa.Array]:
+        made = [
+            cv2.imencode(".png", np.full((40, 50, 3), len(t) * 5 % 256, np.uint8))[1] for t in pairs["text"].to_pylist()
+        ]
+        return {"image": pa.array([data.tobytes() for data in made], pa.binary())}
+
+    def keep(self, pairs: pa.RecordBatch) -> pa.Array:
+        return pa.nulls(pairs.num_rows, pa.string())
 
 
 class ReadStored(Filter):

@@ -391,7 +391,7 @@ def test_pictures_are_seen(stand: ChatStand) -> None:
         chat.close()
     asked = [body for body in stand.bodies if isinstance(body["messages"][0]["content"], list)]
     assert [part["type"] for part in asked[0]["messages"][0]["content"]] == ["image_url", "text"] and len(asked) == 1
-    assert found[1] == Found((None,), "broken_image")
+    assert found[1] == Found((None,), "broken_image", failed=1)
     assert found[0].texts == (cleaned(generate(asked[0])[0][0]),) and (found[0].prompt_tokens or 0) > 4
 
 

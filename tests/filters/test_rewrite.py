@@ -118,7 +118,7 @@ def test_together(stand: ChatStand) -> None:
 
 
 def test_errors(stand: ChatStand) -> None:
-    """A failing pair has a null list and a reason, and one that fails in part says why some is null."""
+    """A failing pair has a null list and a reason, and one that fails in part counts what is missing."""
     made = Rewrite(server=server(stand), prompts=("{text}",), count=2)
     texts = ["a dog", "@empty", "@null", "@refused", None, "@control", "@garbage"]
     found = scores(made, {"text": texts})
@@ -135,7 +135,8 @@ def test_errors(stand: ChatStand) -> None:
     assert found["rewrite"][5] == ["a red dog on a table"] * 2
     made = Rewrite(server=server(stand), prompts=("{text}", "@refused {text}"))
     part = scores(made, {"text": ["a dog"]})
-    assert part["rewrite"][0][0] and part["rewrite"][0][1] is None and part["rewrite_error"] == ["server_refused"]
+    assert part["rewrite"][0][0] and part["rewrite"][0][1] is None and part["rewrite_error"] == [None]
+    assert part["rewrite_failed"] == [1]
 
 
 def test_short_rewrites(stand: ChatStand) -> None:
