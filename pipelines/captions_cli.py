@@ -49,9 +49,10 @@ def score(
     if images is not None and clip_model is None:
         raise UserError("--images goes with --clip-model, such as --clip-model ViT-B-32 --clip-pretrained openai")
     items = matched(*_texts(hypotheses, references, run, caption, reference, where), number)
+    clip = _clip(clip_model, clip_pretrained, device) if clip_model is not None else None
     found = score_texts(items, chosen, "none" if tokenizer == "none" else "ptb")
-    if clip_model is not None:
-        _add_clip(found, items, _clip(clip_model, clip_pretrained, device), images, run)
+    if clip is not None:
+        _add_clip(found, items, clip, images, run)
     if out is not None:
         _save(out, items, found)
     if json_:
