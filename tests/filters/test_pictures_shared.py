@@ -148,7 +148,7 @@ def test_an_image_is_encoded_once_for_steps_of_one_tower() -> None:
     """The second step runs nothing, and has the same bits."""
     tower, shared, cpu = Counted(), Shared(), torch.device("cpu")
     names, pictures = given_images(6)
-    first, second = (Encodings(shared, tower, ("weights", BLIP), cpu) for _ in range(2))
+    first, second = (Encodings(shared, tower, ("weights", BLIP), cpu, 4) for _ in range(2))
     one, two = first.of(names, pictures), second.of(names, pictures)
     assert tower.images == 8  # two batches of four
     alone = Encodings(None, tower, (), cpu).of(names, pictures)
