@@ -46,11 +46,12 @@ class _Batch:
 class ItmRunner:
     """A matching head at work on groups of images."""
 
-    def __init__(self, head: Matching, most_tokens: int, device: torch.device) -> None:
-        """Batches are as large as the device likes."""
+    def __init__(self, head: Matching, most_tokens: int, device: torch.device, together: bool | None = None) -> None:
+        """Batches are as large as the device likes; ``together``: the keys of all images at once, as a GPU does."""
         self._head, self._device = head, device
         self._lengths = [*(n for n in LENGTHS if n < most_tokens), most_tokens]
-        self._rows = GPU_TEXTS if device.type == "cuda" else CPU_TEXTS
+        self._together = device.type == "cuda" if together is None else together
+        self._rows = GPU_TEXTS if self._together else CPU_TEXTS
 
     def probabilities(self, images: Sequence[Tensor], texts: Sequence[Asked]) -> NDArray[np.float32]:
         """P(match) float32[texts]: one softmax over the head's two logits."""
@@ -89,13 +90,13 @@ class ItmRunner:
 
     def _stacked(self, images: Sequence[Tensor]) -> list[Tensor]:
         """Images whose keys are made at once: each by itself on a CPU, a whole group, filled up, on a GPU."""
-        if self._device.type != "cuda":
+        if not self._together:
             return [image[None] for image in images]
         return [torch.stack([*images, *[images[0]] * (-len(images) % GPU_IMAGES)])]
 
     def _attend(self, keys: Sequence[tuple[Tensor, Tensor] | None], images: list[int]) -> Attend:
         """Attention of each text to its own image."""
-        if self._device.type == "cuda":
+        if self._together:
             return lambda query: _looked(query, keys[0], images)
         return lambda query: torch.cat(
             [_looked(query[i : i + 1], keys[image], slice(None)) for i, image in enumerate(images)]
