@@ -165,7 +165,7 @@ class Itm(Filter):
             for name in self.texts:
                 end = start + int(_text_lists.lengths(pairs[name]).sum())
                 lists = _text_lists.regrouped(_floats(values[start:end]), pairs[name])
-                found[f"{kind}_{name}"], start = pc.if_else(pa.array(scored.broken), None, lists), end
+                found[f"{kind}_{name}"], start = pc.if_else(pa.array(scored.broken, pa.bool_()), None, lists), end
         return found
 
     def keep(self, pairs: pa.RecordBatch) -> pa.Array:

@@ -195,9 +195,10 @@ def _greatest(
 ) -> NDArray[np.float32]:
     """float32[texts]: the greatest cosine with one of its captions, of ``rows``; 0 where that caption is empty."""
     cosines = np.einsum("ij,ij->i", texts[rows].astype(np.float64), captions) if len(rows) else np.zeros(0)
-    found = np.full(len(texts), -np.inf)
+    cosines[np.isnan(cosines)] = -np.inf
+    found, first = np.full(len(texts), -np.inf), np.full(len(texts), len(rows))
     np.maximum.at(found, rows, cosines)
-    first = np.full(len(texts), len(rows))
     is_best = cosines == found[rows]
     np.minimum.at(first, rows[is_best], np.flatnonzero(is_best))
-    return np.where(empty[first], 0.0, found).astype(np.float32) if len(texts) else np.zeros(0, np.float32)
+    found[empty[first]] = 0.0
+    return np.where(np.isinf(found), np.nan, found).astype(np.float32)

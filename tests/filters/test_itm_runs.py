@@ -159,16 +159,15 @@ def write_pool(folder: Path, photo: Photo, rows: int = 30) -> list[dict[str, Any
     return pairs
 
 
-def test_runs_are_the_same_for_any_number_of_workers(tmp_path: Path, photo: Photo) -> None:
-    """One worker and two write the same bytes, scores are the library's, and nothing is lost."""
+def test_a_run_gives_the_librarys_scores_and_loses_nothing(tmp_path: Path, photo: Photo) -> None:
+    """Each pair has its scores or the reason why not."""
     pairs, folder = write_pool(tmp_path / "pool", photo), model("blip-itm")
     step = {"model": str(folder), "texts": ["caption"], "device": "cpu", "min": 0.31}
     recipe = {"pool": {"pairs": str(tmp_path / "pool")}, "filters": [{"tests.support_itm:Says": {}}, {"itm": step}]}
-    results = [run(recipe, tmp_path / f"run{n}", workers=n) for n in (1, 2)]
-    assert digests(tmp_path / "run1") == digests(tmp_path / "run2")
+    result = run(recipe, tmp_path / "run1", workers=1)
     parts = (pq.read_table(file).to_pylist() for file in (tmp_path / "run1" / "scores" / "itm").glob("*.parquet"))
     lists = {row["uid"]: row for part in parts for row in part}
-    rows = [row | lists.get(row["uid"], {}) for row in results[0].query("SELECT * FROM scores").to_pylist()]
+    rows = [row | lists.get(row["uid"], {}) for row in result.query("SELECT * FROM scores").to_pylist()]
     found = {row["url"]: row for row in rows}
     assert len(found) == len(pairs)
     assert {row["reason"] for row in rows} == {None, "unmatched", "no_image", "broken_image", "no_text"}
@@ -180,3 +179,25 @@ def test_runs_are_the_same_for_any_number_of_workers(tmp_path: Path, photo: Phot
             scores = [row["itm"], *(row["itm_caption"] or [])]
             assert [one is None for one in scores] == [text is None for text in (pair["text"], *captions)]
             assert all(abs(one - other) < 1e-5 for one, other in zip(scores, want, strict=True) if one is not None)
+
+
+def test_captions_are_matched_and_compared_in_one_pass(tmp_path: Path, photo: Photo) -> None:
+    """caption, itm and clip_score share an image's decoding, and one worker and two write the same bytes."""
+    write_pool(tmp_path / "pool", photo, 12)
+    steps = [
+        {"caption": {"model": str(model("blip")), "count": 3, "device": "cpu"}},
+        {"itm": {"model": str(model("blip-itm")), "texts": ["caption"], "min": None, "device": "cpu"}},
+        {"clip_score": {"model": str(model("clip")), "texts": ["caption"], "device": "cpu"}},
+    ]
+    for n in (1, 2):
+        run({"pool": {"pairs": str(tmp_path / "pool")}, "filters": steps}, tmp_path / f"run{n}", workers=n)
+    assert digests(tmp_path / "run1") == digests(tmp_path / "run2")
+    names = ("caption", "itm", "clip_score")
+    files = {name: sorted((tmp_path / "run1" / "scores" / name).glob("*.parquet")) for name in names}
+    tables = {name: pa.concat_tables(map(pq.read_table, found)).to_pylist() for name, found in files.items()}
+    scored = 0
+    for said, matched, compared in zip(*tables.values(), strict=True):
+        lists = [said["caption"], matched["itm_caption"], compared["clip_score_caption"]]
+        assert len({None if one is None else len(one) for one in lists}) == 1
+        scored += lists[0] is not None
+    assert scored == 10  # of twelve, one has no image and one a broken one

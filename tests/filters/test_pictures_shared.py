@@ -63,6 +63,16 @@ def test_the_last_step_leaves_nothing_behind(photo: Photo, decodings: list[int])
     assert decodings == [1, 1] and shared.get((second._reader.kinds[0], digest(photo(70, 50)))) is None
 
 
+@pytest.mark.parametrize("most", [0, 3_100, 9_300, 20_000])
+def test_a_memory_that_is_too_small_changes_no_picture(photo: Photo, most: int) -> None:
+    """Two steps that go through a chunk one after the other, with room for none, one, three or six of its pictures."""
+    shared, images = Shared(most), [photo(50 + i, 40, seed=i) for i in range(10)]
+    steps = [Pictures(shared, [CLIP]) for _ in range(2)]
+    for step in steps:
+        for data in images:
+            assert same(step.of(data), Pictures(None, [CLIP]).of(data))
+
+
 def test_a_step_alone_looks_for_nothing(photo: Photo, monkeypatch: pytest.MonkeyPatch) -> None:
     """No digest is taken, before the other step joins or after it left."""
     shared = Shared()

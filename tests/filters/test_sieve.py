@@ -104,6 +104,14 @@ def test_what_cannot_be_compared_says_why(opened: Sieve) -> None:
     assert found["sieve"].to_pylist() == [None] * 5 + [0.0, 0.0, None]
 
 
+@pytest.mark.parametrize("texts", [[], [None, None]])
+def test_a_batch_without_work(opened: Sieve, texts: list[str | None]) -> None:
+    """No pairs, or none with a text: columns of the right types and nothing else."""
+    found = opened.score(batch(texts, [None] * len(texts)))
+    assert found["sieve"].null_count == len(texts) and found["sieve"].type == pa.float32()
+    assert found["sieve_error"].to_pylist() == ["no_text"] * len(texts)
+
+
 def test_hostile_texts(opened: Sieve) -> None:
     """100 kB, control characters, emoji, the tokenizer's own signs: a number each, the padding's sign as any other."""
     texts: list[str | None] = [
@@ -117,6 +125,20 @@ def test_hostile_texts(opened: Sieve) -> None:
     found = opened.score(batch(texts, [["a dog"]] * len(texts)))["sieve"].to_numpy()
     assert np.isfinite(found).all() and (np.abs(found) <= 1.000001).all()
     np.testing.assert_allclose(found[4], by_hand("[PAD] [SEP] dog", ["a dog"]), atol=1e-5)
+
+
+def test_an_encoder_that_gives_no_numbers_gives_no_scores(tmp_path: Path) -> None:
+    """Damaged weights are a reason, not a crash."""
+    net = import_module("transformers").AutoModel.from_pretrained(model("sentences"))
+    shutil.copytree(model("sentences"), tmp_path / "m")
+    with torch.no_grad():
+        net.embeddings.word_embeddings.weight.fill_(float("nan"))
+    net.save_pretrained(tmp_path / "m")
+    made = Sieve(model=str(tmp_path / "m"), device="cpu", min=0.1)
+    made.open()
+    found = made.score(batch(["a dog", None], [["a cat"], ["a cat"]]))
+    assert found["sieve"].to_pylist() == [None, None]
+    assert made.keep(pa.record_batch(found), {}).to_pylist() == ["no_score", "no_text"]
 
 
 def test_columns_of_captions_are_joined(opened: Sieve) -> None:
