@@ -200,6 +200,12 @@ def _steps(wanted: Preprocess) -> Steps:
     return [lambda image: image.convert("RGB"), *steps] if wanted.rgb_first else steps
 
 
+def picture_of(image: Image.Image, wanted: Preprocess) -> Pixels:
+    """A picture in memory as a model wants it, uint8[3, height, width], by open_clip's own transform."""
+    with QUIET:
+        return _planes(reduce(lambda picture, step: step(picture), _steps(wanted), image))
+
+
 def _planes(image: Image.Image) -> Pixels:
     """uint8[3, height, width] of an RGB picture."""
     return np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1))
