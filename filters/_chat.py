@@ -1,8 +1,9 @@
 """A server that speaks OpenAI's chat protocol (vLLM, SGLang, llama.cpp, TGI, OpenAI): its settings, and asking it.
 
 Many requests are in flight at a time, across the batches that a filter is given; answers come back in the order of the
-questions.  A worker has one thread for all of them; building a request costs about 0.1 ms, and 5 ms where its image is
-decoded and checked.  At most ``concurrency`` requests with their images are in memory, twice as many wait.
+questions.  A worker has one thread for all of them; a request costs 0.4 ms of a core, 2 with an image of 640×480, which is
+decoded to see whether it is one, and 5 where it is made smaller.  At most ``concurrency`` requests are in memory, twice
+as many wait with their images.
 """
 
 import asyncio

@@ -2,7 +2,7 @@
 
 Only the address that was given is asked: no redirects, no proxies, no cookies, nothing inflated.  An attempt ends with
 a time-out, a request with a deadline, an answer's body with a size.  A request that the server cannot answer becomes a
-code; a server that is not as meant, or down, raises.  One loop, one session; of a request without failures 0.3 ms.
+code; a server that is not as meant, or down, raises.  One loop, one session.
 """
 
 import asyncio
