@@ -1,9 +1,9 @@
 """A server that speaks OpenAI's chat protocol (vLLM, SGLang, llama.cpp, TGI, OpenAI): its settings, and asking it.
 
 Many requests are in flight at a time, across the batches that a filter is given; answers come back in the order of the
-questions.  A worker has one thread for all of them; a request costs 0.4 ms of a core, 2 with an image of 640×480, which is
-decoded to see whether it is one, and 5 where it is made smaller.  At most ``concurrency`` requests are in memory, twice
-as many wait with their images.
+questions.  A worker has one thread for all of them; a request costs 0.4 ms of a core, 2 with an image of 640×480, which
+is decoded to see whether it is one, and 5 where it is made smaller.  At most ``concurrency`` requests are in memory,
+twice as many wait with their images.
 """
 
 import asyncio
@@ -19,12 +19,13 @@ from weakref import finalize
 
 import pyarrow as pa
 from pydantic import AfterValidator, Field, JsonValue, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic_core import PydanticCustomError
 from yarl import URL
 
 from pairsieve.filters._chat_answers import Answer
 from pairsieve.filters._chat_http import Client, Limits
 from pairsieve.filters._chat_images import data_url
-from pairsieve.filters.base import Runtime, Settings
+from pairsieve.filters.base import SECRET, Runtime, Settings
 from pairsieve.schemas.errors import UserError
 
 Body: TypeAlias = dict[str, Any]
@@ -45,17 +46,22 @@ def _address(text: str) -> str:
     if not known:
         raise ValueError(f"{text[:200]!r} is no address of a server; write http://host:8000/v1")
     if url.raw_user is not None or url.raw_password is not None:
-        raise ValueError("a name or password in the address would be stored with the run; write 'api_key_env'")
+        raise _secret("a name or password in the address would be stored with the run; write 'api_key_env'")
     if url.raw_query_string or url.raw_fragment:
-        raise ValueError("the address has a query, which may hold a secret; write it alone: http://host:8000/v1")
+        raise _secret("the address has a query, which may hold a secret; write it alone: http://host:8000/v1")
     path = url.raw_path.rstrip("/").removesuffix("/chat/completions")
     return str(url.with_path(path or "/v1", encoded=True))
+
+
+def _secret(why: str) -> PydanticCustomError:
+    """An error whose value is not repeated."""
+    return PydanticCustomError(SECRET, why)
 
 
 def _variable(name: str | None) -> str | None:
     """A variable's name; what looks like a key itself is not repeated."""
     if name is not None and not _NAME.fullmatch(name):
-        raise ValueError("it is the name of an environment variable, such as OPENAI_API_KEY, never the key")
+        raise _secret("it is the name of an environment variable, such as OPENAI_API_KEY, never the key")
     return name
 
 

@@ -9,6 +9,7 @@ import asyncio
 import json
 import ssl
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +26,8 @@ MOST_ANSWER = 4_194_304
 LONGEST_WAIT = 60.0
 """Seconds between two attempts, whatever the server asks for."""
 CONNECT_SECONDS = 10.0
+IMAGE_THREADS = 2
+"""Of a worker, that make requests; two decode some 400 images a second."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +81,7 @@ class Client:
         """Ask something short until there is an answer; raises where there is none within the patience."""
         self._session = _session(self._key, self._limits)
         loop = asyncio.get_running_loop()
+        loop.set_default_executor(ThreadPoolExecutor(IMAGE_THREADS, "pairsieve-chat"))
         self._heard = loop.time()
         end, attempt = loop.time() + self._limits.patience, 0
         while True:
@@ -149,7 +153,8 @@ class Client:
         self._failed += 1
         if self._limits.give_up and self._failed >= self._limits.give_up:
             what = f"{self._name} failed {self._failed} requests on end (the last: {self._what(reply)})"
-            self._stop(f"{what}; mend it, then the same command resumes")
+            slow = "raise server.timeout or lower server.concurrency" if code is ServerCode.TIMEOUT else "mend it"
+            self._stop(f"{what}; {slow}, then the same command resumes")
 
     def _check_patience(self, reply: Reply) -> None:
         """Raise where nobody has reached the server for too long."""

@@ -11,7 +11,9 @@ from typing import Annotated, Any, TypeAlias
 
 import numpy as np
 import pyarrow as pa
-from pydantic import BeforeValidator, Field, NonNegativeInt, field_validator
+from pydantic import Field, GetJsonSchemaHandler, NonNegativeInt, field_validator, model_validator
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
 
 from pairsieve.filters._chat_answers import cleaned
 from pairsieve.filters._text_lists import is_texts
@@ -62,13 +64,26 @@ def parsed(template: str) -> tuple[str | Hole, ...]:
 
 
 class Prompt(Settings):
-    """A template, and worked examples of which each request shows ``shots``, drawn by the pair's keyed bits."""
+    """A template, and worked examples of which each request shows ``shots``, drawn by the pair's keyed bits.
+
+    In a recipe a template alone will do.
+    """
 
     prompt: Text = Field(description="template; {text} is the pair's text, {name} a column of texts, its first")
     examples: tuple[tuple[Text, Text], ...] = Field(
         (), max_length=1000, description="pairs of a text and its rewrite, for {examples}: 'text => rewrite' lines"
     )
     shots: NonNegativeInt = Field(3, description="examples that a request shows")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _alone(cls, value: Any) -> Any:
+        return {"prompt": value} if isinstance(value, str) else value
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        """For editors: a template alone will do."""
+        return {"anyOf": [{"type": "string"}, handler(core)]}
 
     @field_validator("prompt")
     @classmethod
@@ -109,11 +124,3 @@ class Prompt(Settings):
         numbers = np.arange(len(self.examples), dtype=np.uint64)
         order = np.argsort(item_hash(np.full(len(numbers), bits, np.uint64), numbers), kind="stable")
         return "\n\n".join(" => ".join(self.examples[i]) for i in order[: self.shots])
-
-
-def _as_prompt(value: Any) -> Any:
-    return {"prompt": value} if isinstance(value, str) else value
-
-
-AnyPrompt = Annotated[Prompt, BeforeValidator(_as_prompt)]
-"""In a recipe a template alone, or with examples."""

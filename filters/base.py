@@ -39,6 +39,10 @@ class UnknownColumnError(ValueError):
         self.column = column
 
 
+SECRET = "secret"
+"""Type of a validator's ``PydanticCustomError`` where the value may be a secret: messages do not repeat it."""
+
+
 class ThresholdMark:
     """Marks a setting that only ``keep`` reads: it is no part of a step's fingerprint."""
 

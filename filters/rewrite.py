@@ -13,7 +13,7 @@ from pydantic import Field, NonNegativeInt, PositiveInt, PrivateAttr
 from pairsieve.filters import _chat_columns
 from pairsieve.filters._chat import Ask, Asks, Chat, ChatServer, Found
 from pairsieve.filters._chat_answers import cleaned
-from pairsieve.filters._chat_prompts import AnyPrompt
+from pairsieve.filters._chat_prompts import Prompt
 from pairsieve.filters.base import Filter, Threshold
 
 Columns = dict[str, pa.Array]
@@ -39,7 +39,7 @@ class Rewrite(Filter):
     loads_model = True
 
     server: ChatServer = Field(description="where the model is served, and how it is asked")
-    prompts: tuple[AnyPrompt, ...] = Field(
+    prompts: tuple[Prompt, ...] = Field(
         min_length=1,
         max_length=64,
         description="templates, or {prompt, examples, shots}; ``count`` rewrites by each",

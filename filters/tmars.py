@@ -140,8 +140,11 @@ class Tmars(ClipModel, Ranked):
             return plain if isinstance(plain, str) else "no_image"
         if not text or not text.strip():
             return "no_text"
-        with QUIET, Image.open(BytesIO(data), formats=FORMATS) as image:
-            whole = np.asarray(image.convert("RGB"))
+        try:
+            with QUIET, Image.open(BytesIO(data), formats=FORMATS) as image:
+                whole = np.asarray(image.convert("RGB"))
+        except Exception:  # decoders raise whatever a hostile file leads them to
+            return "broken_image"
         found = found_in(self._detector, whole)
         covered = mask_of(found, whole.shape[:2], self.dilate)
         if not covered.any():

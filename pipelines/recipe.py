@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from pairsieve.filters.base import AnyFilter, require_extra
+from pairsieve.filters.base import SECRET, AnyFilter, require_extra
 from pairsieve.filters.load import load
 from pairsieve.pipelines.recipe_file import Key, Source
 from pairsieve.schemas.errors import MissingExtraError
@@ -57,7 +57,8 @@ def _message(model: type[BaseModel], bad: Mapping[str, Any], label: str) -> str:
     if bad["type"] == "missing":
         return f"{where}: is missing; write it"
     text = str(bad["msg"]).removeprefix("Value error, ")
-    given = "" if isinstance(bad["input"], Mapping | list | BaseModel) else f", not {bad['input']!r}"
+    is_shown = bad["type"] != SECRET and not isinstance(bad["input"], Mapping | list | BaseModel)
+    given = f", not {bad['input']!r}" if is_shown else ""
     quote = "; put it in quotes" if bad["type"] == "string_type" and given and bad["input"] is not None else ""
     return f"{where}: {text[:1].lower()}{text[1:]}{given}{quote}"
 

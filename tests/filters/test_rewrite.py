@@ -14,7 +14,7 @@ from pairsieve.filters.base import UnknownColumnError
 from pairsieve.filters.rewrite import Rewrite
 from pairsieve.pipelines.run import run
 from pairsieve.pipelines.runner import Result
-from pairsieve.schemas.errors import PairsieveError
+from pairsieve.schemas.errors import PairsieveError, RecipeError
 from tests.support import digests, recipe
 from tests.support_chat_server import KEY, MODEL, ChatStand, chat_server, generate
 
@@ -245,3 +245,26 @@ def test_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert whole.kept == again.kept
     files = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert files and not any(KEY.encode() in path.read_bytes() for path in files)
+
+
+@pytest.mark.parametrize(
+    "chosen", [{"api_key_env": "sk-hunter2"}, {"url": "http://a:hunter2@h"}, {"url": "http://h?k=hunter2"}]
+)
+def test_secrets_in_recipes(tmp_path: Path, chosen: dict[str, str]) -> None:
+    """A recipe with a key in it is refused with a line that does not repeat the key."""
+    steps = {"server": {"url": "http://h", "model": "m"} | chosen, "prompts": ["{text}"]}
+    with pytest.raises(RecipeError, match=r"rewrite\.server") as caught:
+        run(recipe(tmp_path / "pool.csv", {"rewrite": steps}), tmp_path / "run")
+    assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "message"),
+    [("a {", "a single '{'"), ({"prompt": "a }"}, "a single '}'"), ({"promt": "a"}, "prompt"), (3, "prompts")],
+)
+def test_wrong_prompts_in_recipes(tmp_path: Path, prompt: Any, message: str) -> None:
+    """A prompt that is none is one line at its place."""
+    steps = {"server": {"url": "http://h", "model": "m"}, "prompts": ["{text}", prompt]}
+    with pytest.raises(RecipeError, match=r"rewrite\.prompts\.1") as caught:
+        run(recipe(tmp_path / "pool.csv", {"rewrite": steps}), tmp_path / "run")
+    assert message in str(caught.value) and "\n" not in str(caught.value)
