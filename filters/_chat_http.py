@@ -74,7 +74,7 @@ class Client:
         self._url, self._model, self._key, self._limits = url, model, key, limits
         self._session: aiohttp.ClientSession | None = None
         self._turns = asyncio.Semaphore(limits.concurrency)
-        self._heard = 0.0  # when the server was last reached
+        self._lost: float | None = None  # since when nobody has reached the server
         self._failed, self._is_proven, self._stopped = 0, False, ""
 
     async def open(self, probe: dict[str, Any]) -> None:
@@ -82,7 +82,6 @@ class Client:
         self._session = _session(self._key, self._limits)
         loop = asyncio.get_running_loop()
         loop.set_default_executor(ThreadPoolExecutor(IMAGE_THREADS, "pairsieve-chat"))
-        self._heard = loop.time()
         end, attempt = loop.time() + self._limits.patience, 0
         while True:
             reply = await self._post(probe)
@@ -158,7 +157,8 @@ class Client:
 
     def _check_patience(self, reply: Reply) -> None:
         """Raise where nobody has reached the server for too long."""
-        if asyncio.get_running_loop().time() - self._heard >= self._limits.patience:
+        assert self._lost is not None
+        if asyncio.get_running_loop().time() - self._lost >= self._limits.patience:
             what = f"{self._name} was not reached for {self._limits.patience:g} s ({self._what(reply)})"
             self._stop(f"{what}; start it, then the same command resumes")
 
@@ -175,8 +175,7 @@ class Client:
 
     async def _check(self, reply: Reply) -> None:
         """Note that the server was reached; raise where it can never answer as it is set up."""
-        if reply.is_reached:
-            self._heard = asyncio.get_running_loop().time()
+        self._lost = None if reply.is_reached else self._lost or asyncio.get_running_loop().time()
         if reply.status in (401, 403):
             how = "the key is not accepted" if self._key else "it wants a key: write server.api_key_env"
             raise self._setup(f"{self._name} answers {reply.status}: {how}")

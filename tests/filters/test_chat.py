@@ -2,6 +2,7 @@
 
 import json
 import socket
+import threading
 import time
 from base64 import b64decode
 from collections.abc import Iterator
@@ -197,8 +198,6 @@ def test_nobody_there() -> None:
 
 def test_late_server() -> None:
     """A server that comes up within the patience is waited for."""
-    import threading
-
     port, late = free_port(), threading.Event()
 
     def serve() -> None:
@@ -246,7 +245,6 @@ def test_no_chat_server() -> None:
     """Another server's page is no answer."""
     import functools
     import http.server
-    import threading
 
     class Page(http.server.BaseHTTPRequestHandler):
         def do_POST(self) -> None:
@@ -304,6 +302,32 @@ def test_down_in_the_middle() -> None:
     finally:
         chat.close()
     assert time.monotonic() - began < 10
+
+
+def test_idle_for_long() -> None:
+    """Patience begins with the first failure: a worker that had nothing to ask for long waits all of it."""
+
+    def answer(prompt: str) -> str | None:
+        part = pa.record_batch({"prompt": [prompt]})
+        return next(chat.stream([part], lambda _: [[Ask(prompt, bits(prompt))]]))[1][0].texts[0]
+
+    def back() -> None:
+        time.sleep(0.5)
+        with chat_server(port=stand.port):
+            done.wait(20)
+
+    with chat_server() as stand:
+        chat = Chat(settings(stand, patience=1.2, retries=0))
+        assert answer("dog 1")
+    done, thread = threading.Event(), threading.Thread(target=back)
+    try:
+        time.sleep(1.3)
+        thread.start()
+        assert answer("dog 2")
+    finally:
+        chat.close()
+        done.set()
+        thread.join()
 
 
 def test_back_in_time() -> None:
