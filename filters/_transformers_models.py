@@ -39,9 +39,10 @@ class TransformersLibrary:
             raise UserError(f"its weights have other shapes than its configuration says, such as {wrong[0]}")
         return model.to(device).eval()
 
-    def processor(self) -> Any:
-        """Its processor, with images by Pillow."""
-        return self._hf.AutoProcessor.from_pretrained(self._name, backend="pil", trust_remote_code=False, **self._where)
+    def processor(self, by_pillow: bool = True) -> Any:
+        """Its processor, with images by Pillow, or as transformers makes them (processors of videos know no other)."""
+        chosen = {"backend": "pil"} if by_pillow else {}
+        return self._hf.AutoProcessor.from_pretrained(self._name, trust_remote_code=False, **chosen, **self._where)
 
 
 def tower_kind(tower: Any, wanted: Preprocess, dtype: torch.dtype) -> tuple[object, ...]:

@@ -54,7 +54,7 @@ class ChatCaptioner:
     def load(source: CaptionSource, prompt: str, dtype: torch.dtype, device: torch.device) -> "ChatCaptioner":
         """Load by name; raises what transformers raises."""
         library = TransformersLibrary(source)
-        processor = library.processor()
+        processor = library.processor(by_pillow=False)
         if not getattr(processor, "chat_template", None):
             raise UserError("it has no chat template")
         return ChatCaptioner(library.model("AutoModelForImageTextToText", dtype, device), processor, prompt)

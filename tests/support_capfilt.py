@@ -9,13 +9,14 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file, save_file
 
 from tests import support_clip
 
@@ -65,11 +66,11 @@ def _remove(folder: Path, owner: int) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def bert_tokenizer() -> Any:
+def bert_tokenizer(more: Sequence[str] = ()) -> Any:
     """BLIP's tokenizer: lower case, word pieces, [DEC] and [ENC]; most words are single letters and '##' pieces."""
     letters = [chr(c) for c in range(97, 123)] + list("0123456789")
     tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *".,!?'-\"&:;/()#", *letters]
-    tokens += ["##" + c for c in letters] + WORDS
+    tokens += ["##" + c for c in letters] + WORDS + list(more)
     vocabulary = {t: i for i, t in enumerate(dict.fromkeys(tokens))}
     tokenizer = _transformers().BertTokenizer(
         vocab=vocabulary, do_lower_case=True, model_max_length=512
@@ -183,6 +184,15 @@ def _blip2_itm(folder: Path) -> None:
     _save(folder, hf.Blip2ForImageTextRetrieval(config), hf.Blip2Processor(pictures, tokenizer, num_query_tokens=4))
 
 
+def _coca(folder: Path) -> None:
+    """CoCa in open_clip's format; open_clip leaves the projection onto words as the memory happens to be."""
+    support_clip.write_model(folder, COCA)
+    file = folder / "open_clip_model.safetensors"
+    weights = load_file(file)
+    weights["text_decoder.text_projection"].normal_(std=0.2)
+    save_file(weights, file)
+
+
 def _llava(folder: Path) -> None:
     """A vision-language model with a chat template: ``AutoProcessor`` and ``AutoModelForImageTextToText``."""
     hf = _transformers()
@@ -217,6 +227,38 @@ def _llava(folder: Path) -> None:
     _save(folder, hf.LlavaForConditionalGeneration(config), processor)
 
 
+def _qwen(folder: Path) -> None:
+    """Qwen2-VL: the longer or wider an image, the more tokens, and positions in space."""
+    hf, tokenizer = _transformers(), causal_tokenizer()
+    marks = ["<|vision_start|>", "<|image_pad|>", "<|vision_end|>", "<|video_pad|>"]
+    tokenizer.add_special_tokens({"additional_special_tokens": marks})
+    start, image, end, video = (tokenizer.convert_tokens_to_ids(mark) for mark in marks)
+    tokenizer.image_token, tokenizer.video_token = marks[1], marks[3]
+    pictures = hf.Qwen2VLImageProcessor(min_pixels=28 * 28, max_pixels=28 * 28 * 16)
+    template = TEMPLATE.replace("<image>", "".join(marks[:3]))
+    processor = hf.Qwen2VLProcessor(pictures, tokenizer, hf.Qwen2VLVideoProcessor(), chat_template=template)
+    text = {
+        **SMALL,
+        "vocab_size": len(tokenizer),
+        "num_key_value_heads": 1,
+        "max_position_embeddings": 512,
+        "rope_parameters": {"rope_type": "default", "mrope_section": [2, 3, 3], "rope_theta": 10000.0},
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
+    vision = {"depth": 2, "embed_dim": 32, "hidden_size": 32, "num_heads": 2, "mlp_ratio": 2, "patch_size": 14}
+    config = hf.Qwen2VLConfig(
+        text_config=text,
+        vision_config=vision,
+        image_token_id=image,
+        video_token_id=video,
+        vision_start_token_id=start,
+        vision_end_token_id=end,
+    )
+    _save(folder, hf.Qwen2VLForConditionalGeneration(config), processor)
+
+
 def _sentences(folder: Path) -> None:
     """A sentence encoder as all-MiniLM-L6-v2 is stored: BERT, and sentence-transformers' mean pooling beside it."""
     hf = _transformers()
@@ -241,9 +283,10 @@ MODELS: dict[str, Callable[[Path], object]] = {
     "blip-itm": lambda folder: _blip(folder, "BlipForImageTextRetrieval"),
     "blip2": _blip2,
     "blip2-itm": _blip2_itm,
-    "coca": lambda folder: support_clip.write_model(folder, COCA),
+    "coca": _coca,
     "clip": lambda folder: support_clip.write_model(folder, support_clip.CLIP),
     "llava": _llava,
+    "qwen": _qwen,
     "sentences": _sentences,
 }
-"""By name: captioners and filters of BLIP and BLIP-2, CoCa and CLIP in open_clip's format, a chat model, sentences."""
+"""By name: captioners and filters of BLIP and BLIP-2, CoCa and CLIP of open_clip, two chat models, sentences."""
