@@ -15,8 +15,7 @@ from pairsieve.filters._captioner import additive
 from pairsieve.filters._decode_cache import begun, cache_of
 from pairsieve.filters._decode_tree import Begun, Tree
 from pairsieve.filters._preprocess import Preprocess, normalised
-from pairsieve.filters._transformers_models import TransformersLibrary, tower_kind
-from pairsieve.schemas.errors import UserError
+from pairsieve.filters._transformers_models import TransformersLibrary, square, tower_kind
 
 
 class BlipCaptioner:
@@ -47,12 +46,7 @@ class BlipCaptioner:
         library = TransformersLibrary(source)
         model = library.model("BlipForConditionalGeneration", dtype, device)
         processor = library.processor()
-        wanted = Preprocess.of_blip(processor.image_processor)
-        side = model.config.vision_config.image_size
-        if wanted.size != (side, side):
-            raise UserError(
-                f"its pictures are {wanted.size[0]} × {wanted.size[1]}, but its tower takes {side} × {side}"
-            )
+        wanted = square(Preprocess.of_blip(processor.image_processor), model.config.vision_config.image_size)
         return BlipCaptioner(model, processor.tokenizer, wanted, prompt)
 
     def prepare(self, data: bytes) -> Any:

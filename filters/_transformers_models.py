@@ -50,6 +50,13 @@ def tower_kind(tower: Any, wanted: Preprocess, dtype: torch.dtype) -> tuple[obje
     return weights_digest(tower, tower.config.to_dict()), wanted, str(dtype)
 
 
+def square(wanted: Preprocess, side: int) -> Preprocess:
+    """The pictures; raises ``UserError`` where they are not the square that the tower takes."""
+    if wanted.size != (side, side):
+        raise UserError(f"its pictures are {wanted.size[0]} × {wanted.size[1]}, but its tower takes {side} × {side}")
+    return wanted
+
+
 def ends_of(model: Any) -> list[int]:
     """Tokens that end a text, as the model's own ``generate`` takes them; raises ``UserError`` where it has none."""
     found = model.generation_config.eos_token_id

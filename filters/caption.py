@@ -1,6 +1,6 @@
 """Captions of images by a captioner: BLIP, BLIP-2, CoCa or a chat model, here or behind a server, k an image.
 
-The model is the cost: 111 GFLOP an image for BLIP-base at 384 pixels and 2 a caption of ten tokens.  An image passes
+The model is the cost: for BLIP-base at 384 pixels 127 GFLOP an image and 3 a caption of ten tokens.  An image passes
 the vision tower once, its prompt and its cross-attention's keys are held once for all its captions, and images that are
 done make room for the next.  A caption depends on the image, its uid and the settings alone: not on the batch, the
 worker, the order, or on what was measured before a run was killed.
@@ -32,6 +32,9 @@ CPU_ROWS, CPU_SLOTS = 64, 16
 """Captions, and images, that are written at once on a CPU: more rows would be a tenth faster at most."""
 GPU_ROWS, GPU_SLOTS, GPU_CHATS = 640, 256, 32
 """On a GPU, where a step costs the same for few and for many; a chat model's image takes 0.1 to 0.5 GB."""
+
+MOST_TOKENS = 16_384
+"""Of all captions of an image: their keys are 1.2 GB for BLIP-base."""
 
 
 class Caption(Filter):
@@ -207,6 +210,8 @@ class Caption(Filter):
         usual = DEFAULTS[kind]
         name = self.decoding or usual.decoding
         beams = self.beams or usual.beams
+        if name != "beam" and self.beams is not None:
+            raise ValueError(f"'beams' goes with 'decoding: beam'; this kind of model's is {name!r}")
         if name == "greedy" and self.count > 1:
             raise ValueError("count: greedy decoding writes one caption; write 'decoding: nucleus' for several")
         if name == "beam" and self.count > beams:
@@ -217,6 +222,8 @@ class Caption(Filter):
         least = min(usual.min_length, most) if self.min_length is None else self.min_length
         if least > most:
             raise ValueError(f"min_length ({least}) is above max_length ({most})")
+        if (beams if name == "beam" else self.count) * most > MOST_TOKENS:
+            raise ValueError(f"max_length: {self.count} captions of {most} tokens are more than {MOST_TOKENS} an image")
         if prompt_tokens is not None:
             most, least = self._after_prompt(kind, prompt_tokens, most, least)
         penalty = usual.repetition_penalty if self.repetition_penalty is None else self.repetition_penalty

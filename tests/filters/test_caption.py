@@ -221,6 +221,8 @@ def test_cleaning(text: str, want: str | None) -> None:
         ("blip2", {"count": 10}, "count: 10 captions need as many beams, not 5"),
         ("blip", {"decoding": "beam", "top_p": 0.5}, "'top_p' goes with 'decoding: nucleus', not with 'beam'"),
         ("llava", {"temperature": 0.5}, "'temperature' goes with 'decoding: nucleus'"),
+        ("blip", {"beams": 3}, "'beams' goes with 'decoding: beam'; this kind of model's is 'nucleus'"),
+        ("blip", {"count": 500, "max_length": 400}, "max_length: 500 captions of 400 tokens are more than 16384"),
         ("blip", {"beams": 3, "decoding": "greedy"}, "'beams' goes with 'decoding: beam'"),
         ("blip", {"min_length": 30}, r"min_length \(30\) is above max_length \(20\)"),
         ("blip", {"revision": "main"}, "'revision' goes with a model on the hub, not with a directory"),
@@ -262,6 +264,36 @@ def test_wrong_models(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="cannot load model") as caught:
         Caption(model=str(empty), device="cpu").open()
     assert "\n" not in str(caught.value)
+
+
+def test_hub_out_of_reach(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model on the hub that cannot be fetched is said with one line, before anything runs."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    refused({"model": "pairsieve/no-such-model", "revision": "v1"}, "cannot fetch config.json of 'pairsieve/no-such")
+
+
+def test_other_pictures(tmp_path: Path) -> None:
+    """A model whose processor makes pictures of another size than its tower takes is refused."""
+    for name in ("blip", "blip2"):
+        folder = tmp_path / name
+        shutil.copytree(model(name), folder)
+        said = json.loads((folder / "processor_config.json").read_text())
+        said["image_processor"]["size"] = {"height": 56, "width": 56}
+        (folder / "processor_config.json").write_text(json.dumps(said))
+        with pytest.raises(UserError, match="its pictures are 56 × 56, but its tower takes"):
+            Caption(model=str(folder), device="cpu").open()
+
+
+@pytest.mark.parametrize("name", ["blip", "blip2", "llava", "qwen"])
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_half_precision(name: str, precision: str) -> None:
+    """Every kind writes in bfloat16 and float16 too; the beginnings of greedy captions are mostly those of float32."""
+    pairs, chosen = pairs_of(list(images(8))), {"decoding": "greedy", "max_length": 7, "min_length": 0}
+    exact = captions(pairs, opened(name, **chosen))
+    found = captions(pairs, opened(name, precision=precision, **chosen))
+    begins = [one[:1] == other[:1] for (one, _), (other, _) in zip(exact, found, strict=True) if one and other]
+    assert [error for _, error in found].count(None) >= 6
+    assert sum(begins) >= len(begins) / 2
 
 
 def test_pickles_are_not_read(tmp_path: Path) -> None:
