@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 
 from pairsieve.filters._caption_texts import clean
+from pairsieve.filters._shared import Shared
 from pairsieve.filters.caption import Caption
 from pairsieve.pipelines.plan import make_plan
 from pairsieve.pipelines.recipe import check
@@ -49,7 +50,7 @@ def opened(name: str = "blip", **chosen: Any) -> Caption:
 
 def captions(pairs: pa.RecordBatch, made: Caption, parts: int = 1) -> Found:
     """Captions and errors, of so many parts."""
-    size = -(-pairs.num_rows // parts)
+    size = max(1, -(-pairs.num_rows // parts))
     slices = [pairs.slice(start, size) for start in range(0, pairs.num_rows, size)]
     found: Found = []
     for part, one in zip(made.score_all(iter(slices)), slices, strict=True):
@@ -359,6 +360,31 @@ def test_left_alone() -> None:
     next(stream)
     stream.close()
     assert captions(data, made) == want
+
+
+def test_nothing_to_do() -> None:
+    """No pairs, and parts without a picture, give columns of their lengths."""
+    made = opened()
+    assert captions(pairs_of([]), made) == []
+    empty, broken = pairs_of([image(0)]).slice(0, 0), pairs_of([None, b""])
+    found = [len(part["caption"]) for part in made.score_all(iter([empty, broken, pairs_of([image(0)]), empty]))]
+    assert found == [0, 2, 1, 0]
+
+
+def test_steps_share(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two steps with one tower encode an image once, and each writes what it writes alone."""
+    pairs = pairs_of([*images(5), None])
+    alone = [captions(pairs, opened(seed=seed)) for seed in (0, 1)]
+    shared, ran = Shared(), []
+    both = [Caption(model=str(model("blip")), device="cpu", seed=seed) for seed in (0, 1)]
+    for made in both:
+        made.share(shared)
+        made.open()
+        assert made._flow and made._flow._encodings
+        tower = made._flow._encodings._tower
+        monkeypatch.setattr(made._flow._encodings, "_tower", lambda rows, run=tower: ran.append(len(rows)) or run(rows))
+    assert [captions(pairs, made) for made in both] == alone
+    assert len(ran) == 2  # of four images and of one, by the first step
 
 
 def test_a_run(tmp_path: Path) -> None:
