@@ -253,6 +253,12 @@ def test_wrong_models(tmp_path: Path) -> None:
     """A directory that holds no captioner is refused with one line; one whose files are broken when it is opened."""
     refused({"model": str(tmp_path / "none" / "such")}, "there is no")
     refused({"model": "./none"}, "there is no")
+    refused({"model": "hf-hub:org/name", "pretrained": "x"}, "'pretrained' goes with the name of an open_clip arch")
+    refused({"model": str(model("blip")), "pretrained": "x"}, "'pretrained' goes with the name of an open_clip arch")
+    refused({"model": "org/name", "pretrained": "x"}, "there is no architecture and no directory 'org/name'")
+    refused({"model": "coca_ViT-B-32"}, "pretrained: give the weights of coca_ViT-B-32")
+    refused({"model": "ViT-B-32", "pretrained": "openai"}, "is no CoCa model|QuickGELU")
+    refused({"model": "a\0b"}, "there is no")
     refused({"model": "no-such-arch"}, "there is no architecture and no directory 'no-such-arch'")
     empty = tmp_path / "empty"
     empty.mkdir()
