@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from pairsieve.filters._caption_flow import Flow
 from pairsieve.filters._caption_texts import clean
 from pairsieve.filters._shared import Shared
 from pairsieve.filters.caption import Caption
@@ -337,8 +339,7 @@ def test_memory_runs_out(monkeypatch: pytest.MonkeyPatch) -> None:
     data: list[bytes | None] = list(images(9))
     want = captions(pairs_of(data), opened(count=2))
     made = opened(count=2, batch_size=8)
-    assert made._flow
-    real, sizes = made._flow._captioner.step, []
+    real, sizes = flow(made)._captioner.step, []
 
     def step(ids: Any, *rest: Any) -> Any:
         sizes.append(len(ids))
@@ -346,14 +347,14 @@ def test_memory_runs_out(monkeypatch: pytest.MonkeyPatch) -> None:
             raise torch.OutOfMemoryError("too much")
         return real(ids, *rest)
 
-    monkeypatch.setattr(made._flow._captioner, "step", step)
+    monkeypatch.setattr(flow(made)._captioner, "step", step)
     assert captions(pairs_of(data), made) == want
     assert sizes[0] == 8 and set(sizes[-3:]) == {2}
 
     def never(*_: Any) -> Any:
         raise torch.OutOfMemoryError("too much")
 
-    monkeypatch.setattr(made._flow._captioner, "step", never)
+    monkeypatch.setattr(flow(made)._captioner, "step", never)
     with pytest.raises(UserError, match="does not fit into the device's memory"):
         captions(pairs_of(data), made)
 
@@ -381,16 +382,28 @@ def test_steps_share(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two steps with one tower encode an image once, and each writes what it writes alone."""
     pairs = pairs_of([*images(5), None])
     alone = [captions(pairs, opened(seed=seed)) for seed in (0, 1)]
-    shared, ran = Shared(), []
+    shared, ran = Shared(), list[int]()
     both = [Caption(model=str(model("blip")), device="cpu", seed=seed) for seed in (0, 1)]
     for made in both:
         made.share(shared)
         made.open()
-        assert made._flow and made._flow._encodings
-        tower = made._flow._encodings._tower
-        monkeypatch.setattr(made._flow._encodings, "_tower", lambda rows, run=tower: ran.append(len(rows)) or run(rows))
+        encodings = flow(made)._encodings
+        assert encodings
+        monkeypatch.setattr(encodings, "_tower", partial(counted, encodings._tower, ran))
     assert [captions(pairs, made) for made in both] == alone
-    assert len(ran) == 2  # of four images and of one, by the first step
+    assert sum(ran) == 5  # by the first step
+
+
+def counted(tower: Callable[[Any], Any], ran: list[int], rows: Any) -> Any:
+    """What the tower gives, and how many images it was given."""
+    ran.append(len(rows))
+    return tower(rows)
+
+
+def flow(made: Caption) -> Flow:
+    """Of a filter whose model is its own."""
+    assert isinstance(made._flow, Flow)
+    return made._flow
 
 
 def test_a_run(tmp_path: Path) -> None:
