@@ -11,6 +11,7 @@ from pairsieve import run
 from pairsieve.pipelines.runner import Result
 from tests.support_capfilt import model
 from tests.support_chat_server import MODEL, chat_server
+from tests.support_detector import write_red_detector
 from tests.support_pools import TEXTS, write_img2dataset
 
 GIVEN = len(TEXTS) - 1
@@ -114,3 +115,13 @@ def test_sieve(shards: Path, tmp_path: Path) -> None:
     kept = {row["uid"] for row in dataset(result)}
     least = min(row["score"] for row in found if row["uid"] in kept)
     assert len(found) == 3 and kept == {row["uid"] for row in found if row["score"] >= least}
+
+
+def test_tmars(shards: Path, tmp_path: Path) -> None:
+    """The top by the score of the masked image stays."""
+    detector = write_red_detector(tmp_path / "red.onnx")
+    used = [*models(clip="clip"), "pretrained=null", f"detector={detector}", "top=0.4"]
+    result = curate("tmars", shards, tmp_path / "run", *used)
+    found = result.query("SELECT uid, tmars FROM scores WHERE tmars IS NOT NULL ORDER BY tmars DESC").to_pylist()
+    kept = {row["uid"] for row in dataset(result)}
+    assert 0 < len(kept) < len(found) and kept == {row["uid"] for row in found[: len(kept)]}
