@@ -120,7 +120,7 @@ def test_sieve(shards: Path, tmp_path: Path) -> None:
 def test_tmars(shards: Path, tmp_path: Path) -> None:
     """The top by the score of the masked image stays."""
     detector = write_red_detector(tmp_path / "red.onnx")
-    used = [*models(clip="clip"), "pretrained=null", f"detector={detector}", "top=0.4"]
+    used = [*models(clip="clip"), "pretrained=null", f"detector={detector}", "top=0.2"]
     result = curate("tmars", shards, tmp_path / "run", *used)
     found = result.query("SELECT uid, tmars FROM scores WHERE tmars IS NOT NULL ORDER BY tmars DESC").to_pylist()
     kept = {row["uid"] for row in dataset(result)}
