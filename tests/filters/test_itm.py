@@ -192,13 +192,12 @@ def test_a_plain_bert_tokenizer_gets_the_last_embedding_as_enc(tmp_path: Path, p
 
 @pytest.mark.parametrize(("precision", "near"), [("fp32", 0.0), ("fp16", 0.02), ("bf16", 0.15)])
 def test_precisions(photo: Photo, folder: Path, precision: str, near: float) -> None:
-    """Scores of half precision are near those of float32, which a CPU gives by itself."""
+    """Scores and cosines of half precision are near those of float32, which a CPU gives by itself."""
     images, texts, _ = some_pairs(photo, 6)
-    want, found = (
-        opened(folder, precision=p).score(pairs_of(images, texts))["itm"].to_numpy() for p in ("auto", precision)
-    )
-    np.testing.assert_allclose(found, want, atol=near)
-    assert (found == want).all() == (precision == "fp32")
+    want, found = (opened(folder, precision=p, itc=True).score(pairs_of(images, texts)) for p in ("auto", precision))
+    for name in ("itm", "itm_cosine"):
+        np.testing.assert_allclose(found[name].to_numpy(), want[name].to_numpy(), atol=near)
+        assert found[name].equals(want[name]) == (precision == "fp32")
 
 
 def decided(**chosen: Any) -> list[str | None]:
