@@ -18,7 +18,16 @@ from typing import Annotated, Any, TypeAlias
 from weakref import finalize
 
 import pyarrow as pa
-from pydantic import AfterValidator, Field, JsonValue, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import (
+    AfterValidator,
+    Field,
+    JsonValue,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
 from yarl import URL
 
@@ -31,7 +40,7 @@ from pairsieve.schemas.errors import UserError
 Body: TypeAlias = dict[str, Any]
 
 _RESERVED = frozenset(
-    ("model", "messages", "n", "stream", "seed", "max_tokens", "temperature", "top_p", "stop", "stream_options")
+    ("model", "messages", "stream", "seed", "max_tokens", "temperature", "top_p", "stop", "stream_options")
 )
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
@@ -116,6 +125,12 @@ class ChatServer(Settings):
     give_up: Runtime[PositiveInt | None] = Field(
         100, description="stop the run when so many requests on end fail; null: never"
     )
+
+    @model_validator(mode="after")
+    def _one_number(self) -> "ChatServer":
+        if self.together and "n" in self.fields:
+            raise ValueError("'together' sets the field 'n'; give one of them")
+        return self
 
     @property
     def limits(self) -> Limits:

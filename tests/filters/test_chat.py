@@ -83,6 +83,7 @@ def test_addresses(url: str, base: str) -> None:
         ({"api_key_env": "sk-abc-123"}, "never the key"),
         ({"fields": {"stream": True}}, "'stream' is set"),
         ({"fields": {"seed": 1}}, "'seed' is set"),
+        ({"fields": {"n": 3}, "together": True}, "give one of them"),
         ({"temperature": -1}, "greater than or equal to 0"),
         ({"top_p": 0}, "greater than 0"),
         ({"concurrency": 0}, "greater than 0"),

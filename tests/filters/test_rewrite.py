@@ -117,6 +117,13 @@ def test_together(stand: ChatStand) -> None:
     assert found["rewrite_prompt_tokens"] == [generate(body)[1]]
 
 
+def test_best_of_several(stand: ChatStand) -> None:
+    """Where a server is asked for more choices by a field of its own, as for beam search, the first is taken."""
+    made = Rewrite(server=server(stand, fields={"n": 3}), prompts=("describe {text}",))
+    (found,) = scores(made, {"text": ["a red dog"]})["rewrite"]
+    assert found == [cleaned(generate(stand.bodies[-1])[0][0])] and stand.bodies[-1]["n"] == 3
+
+
 def test_errors(stand: ChatStand) -> None:
     """A failing pair has a null list and a reason, and one that fails in part counts what is missing."""
     made = Rewrite(server=server(stand), prompts=("{text}",), count=2)
