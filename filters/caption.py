@@ -106,7 +106,8 @@ class Caption(Filter):
     required: Threshold[bool] = Field(False, description="drop pairs that got no caption")
 
     _shared: Shared | None = PrivateAttr(None)
-    _flow: Flow | ServerFlow | None = PrivateAttr(None)
+    _flow: Flow | None = PrivateAttr(None)
+    _asking: ServerFlow | None = PrivateAttr(None)
 
     @model_validator(mode="after")
     def _one_source(self) -> "Caption":
@@ -177,12 +178,13 @@ class Caption(Filter):
         self._shared = shared
 
     def open(self) -> None:
-        self._flow = self._opened()
-
-    def _opened(self) -> Flow | ServerFlow:
-        """What writes the captions: the one place that knows where they come from."""
         if self.server:
-            return ServerFlow(self.server, self._asked, self.count, self.seed)
+            self._asking = ServerFlow(self.server, self._asked, self.count, self.seed)
+        else:
+            self._flow = self._opened()
+
+    def _opened(self) -> Flow:
+        """What writes the captions here."""
         kind = self.source.kind
         prompt = DEFAULTS[kind].prompt if self.prompt is None else self.prompt
         captioner = _captioner.load(self.source, prompt, self.precision, self.device, "caption")
@@ -239,19 +241,20 @@ class Caption(Filter):
         return most - end - prompt_tokens, max(0, least - prompt_tokens)
 
     def close(self) -> None:
-        if self._flow:
-            self._flow.close()
-        self._flow = None
+        for one in (self._flow, self._asking):
+            if one:
+                one.close()
+        self._flow, self._asking = None, None
 
     def score(self, pairs: pa.RecordBatch) -> dict[str, pa.Array]:
         return next(self.score_all(iter([pairs])))
 
     def score_all(self, batches: Iterator[pa.RecordBatch]) -> Generator[dict[str, pa.Array], None, None]:
         """``score`` of each part, in order; later parts are taken and decoded while earlier ones are computed."""
-        assert self._flow is not None
-        if isinstance(self._flow, ServerFlow):
-            yield from self._flow.columns(batches)
+        if self._asking:
+            yield from self._asking.columns(batches)
             return
+        assert self._flow is not None
         for part in self._flow.stream(batches):
             yield _columns(part)
 
