@@ -8,7 +8,7 @@ in batches of fixed shapes (see ``_decode_slots``).
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
-from pairsieve.filters._caption_source import CaptionSource
+from pairsieve.filters._caption_source import CaptionSource, Kind
 from pairsieve.filters._decode_slots import Writer
 from pairsieve.filters._decode_tree import Begun
 from pairsieve.filters._preprocess import Preprocess
@@ -51,21 +51,30 @@ def load(source: CaptionSource, prompt: str, precision: str, device: str, where:
     chosen = device_of(device)
     kind = source.kind
     dtype = _dtype(precision, chosen.type, kind)
+    try:
+        return source.loaded(where, lambda: _load(kind, source, prompt, dtype, chosen))
+    except UserError as error:
+        said = str(error)
+        raise UserError(said if said.startswith(where) else f"{where}: model {source.model!r}: {said}") from error
+
+
+def _load(kind: Kind, source: CaptionSource, prompt: str, dtype: "torch.dtype", device: "torch.device") -> Captioner:
+    """Import what reads the kind, and load."""
     if kind == "coca":
-        from pairsieve.filters import _coca
+        from pairsieve.filters._coca import CocaCaptioner
 
-        return source.loaded(where, lambda: _coca.CocaCaptioner.load(source, prompt, dtype, chosen))
+        return CocaCaptioner.load(source, prompt, dtype, device)
     if kind == "blip":
-        from pairsieve.filters import _blip
+        from pairsieve.filters._blip import BlipCaptioner
 
-        return source.loaded(where, lambda: _blip.BlipCaptioner.load(source, prompt, dtype, chosen))
+        return BlipCaptioner.load(source, prompt, dtype, device)
     if kind == "blip-2":
-        from pairsieve.filters import _blip2
+        from pairsieve.filters._blip2 import Blip2Captioner
 
-        return source.loaded(where, lambda: _blip2.Blip2Captioner.load(source, prompt, dtype, chosen))
-    from pairsieve.filters import _vlm
+        return Blip2Captioner.load(source, prompt, dtype, device)
+    from pairsieve.filters._vlm import ChatCaptioner
 
-    return source.loaded(where, lambda: _vlm.ChatCaptioner.load(source, prompt, dtype, chosen))
+    return ChatCaptioner.load(source, prompt, dtype, device)
 
 
 def _dtype(precision: str, device: str, kind: str) -> "torch.dtype":

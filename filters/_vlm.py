@@ -16,7 +16,9 @@ from PIL import Image
 
 from pairsieve.filters._caption_source import CaptionSource
 from pairsieve.filters._captioner import additive
-from pairsieve.filters._decode_cache import begun, cache_of
+from pairsieve.filters._clip_batches import repeatable
+from pairsieve.filters._decode_cache import begun as begun_of
+from pairsieve.filters._decode_cache import cache_of
 from pairsieve.filters._decode_tree import Begun, Tree
 from pairsieve.filters._images import MAX_PIXELS
 from pairsieve.filters._preprocess import FORMATS, Preprocess
@@ -25,6 +27,10 @@ from pairsieve.schemas.errors import UserError
 
 LEAST_ROOM = 64
 """Places of a prompt's slot at least; more by powers of two."""
+
+
+FAR, FAR_HALF = 0.001, 0.1
+"""Between logits, as a share of their spread, in float32 and in types of half its size."""
 
 
 class ChatCaptioner:
@@ -48,7 +54,9 @@ class ChatCaptioner:
         self.ends = self.barred = ends_of(model)
         text = model.config.get_text_config()
         self.most_tokens = int(getattr(text, "max_position_embeddings", None) or 1 << 20)
-        self._window = getattr(text, "sliding_window", None) if getattr(text, "use_sliding_window", True) else None
+        window = getattr(text, "sliding_window", None) if getattr(text, "use_sliding_window", True) else None
+        self.most_tokens = min(self.most_tokens, window or self.most_tokens)
+        self._try(sample)
 
     @staticmethod
     def load(source: CaptionSource, prompt: str, dtype: torch.dtype, device: torch.device) -> "ChatCaptioner":
@@ -85,12 +93,10 @@ class ChatCaptioner:
         given = {name: self._moved(value) for name, value in inputs.items()}
         found = self._model(**given, use_cache=True, logits_to_keep=1)
         places = given["input_ids"].shape[1]
-        if self._window and places + 1 >= self._window:
-            raise UserError(f"its language model sees {self._window} tokens only, and an image's prompt has {places}")
         moved = getattr(getattr(self._model, "model", None), "rope_deltas", None)  # positions of a picture's patches
         position = places + (int(moved.reshape(-1)[0]) if moved is not None else 0)
         room = max(LEAST_ROOM, 1 << (places - 1).bit_length())
-        return begun(found.past_key_values, 0, found.logits[:, -1], position, room)
+        return begun_of(found.past_key_values, 0, found.logits[:, -1], position, room)
 
     def step(self, ids: torch.Tensor, positions: torch.Tensor, mask: torch.Tensor, tree: Tree) -> torch.Tensor:
         """The captions of an image are positions of one sequence, so that they share its prompt."""
@@ -119,8 +125,36 @@ class ChatCaptioner:
             return_tensors="pt",
         )
 
+    def _try(self, sample: Any) -> None:
+        """Refuse a model whose second token is another here than by its own ``generate``; two rows see each other not.
+
+        Models differ in what they make of positions, masks and caches; a trial costs two short passes.
+        """
+        with repeatable():
+            given = {name: self._moved(value) for name, value in sample.items()}
+            said = {"max_new_tokens": 2, "min_new_tokens": 2, "do_sample": False, "num_beams": 1}
+            want = self._model.generate(**given, **said, output_logits=True, return_dict_in_generate=True)
+            first = int(want.sequences[0, -2])
+            begun = self._begin(sample)
+            tree = Tree.like(begun, 2, begun.room + 2)
+            tree.plant(1, begun)
+            ids = torch.tensor([[0, 0], [first, 0]], device=self.device)
+            tree.at = torch.tensor([[begun.room, begun.room + 1]] * 2, device=self.device)
+            mask = torch.eye(2, dtype=torch.bool, device=self.device).repeat(2, 1, 1)
+            mask = torch.cat([torch.zeros((2, 2, begun.room), dtype=torch.bool, device=self.device), mask], 2)
+            mask[1, :, : begun.places] = True
+            found = self.step(ids, torch.full_like(ids, begun.position), mask[:, None], tree)[1, 0].float()
+        off = _distance(begun.logits, want.logits[0][0].float()) + _distance(found, want.logits[1][0].float())
+        if not off < (FAR if self.dtype == torch.float32 else FAR_HALF):
+            raise UserError("it does not write as its own generate() when captions share their prompt; ask a server")
+
     def _moved(self, value: Any) -> Any:
         if not isinstance(value, torch.Tensor):
             return value
         moved = value.to(self.device)
         return moved.to(self.dtype) if moved.is_floating_point() else moved
+
+
+def _distance(found: torch.Tensor, want: torch.Tensor) -> float:
+    """How far two logits are from each other, as a share of the second's spread."""
+    return float((found - want).norm() / (want - want.mean()).norm().clamp_min(1e-9))

@@ -275,6 +275,21 @@ def test_wrong_models(tmp_path: Path) -> None:
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("name", ["llava", "qwen"])
+def test_models_are_tried(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A chat model that makes something else of positions or masks than is asked for is refused when it is opened."""
+    from pairsieve.filters import _decode_cache, _vlm
+
+    with pytest.raises(UserError, match="does not write as its own generate"), monkeypatch.context() as patch:
+        patch.setattr(_vlm, "additive", lambda mask, dtype: torch.zeros(mask.shape, dtype=dtype))
+        opened(name)
+    real = _decode_cache.begun
+    with pytest.raises(UserError, match="does not write as its own generate"), monkeypatch.context() as patch:
+        patch.setattr(_vlm, "begun_of", lambda cache, row, logits, at, room: real(cache, row, logits, at + 5, room))
+        opened(name)
+    assert opened(name)
+
+
 def test_hub_out_of_reach(monkeypatch: pytest.MonkeyPatch) -> None:
     """A model on the hub that cannot be fetched is said with one line, before anything runs."""
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
@@ -330,7 +345,7 @@ def test_lengths_have_room() -> None:
 def test_lacking_weights(tmp_path: Path) -> None:
     """A checkpoint without some of the model's tensors is refused: transformers would draw them at random."""
     folder = changed(tmp_path, "blip", lambda weights: weights.__delitem__("vision_model.post_layernorm.weight"))
-    with pytest.raises(UserError, match="its weights lack 1 tensors, such as vision_model"):
+    with pytest.raises(UserError, match=r"^caption: model '.*': its weights lack 1 tensors, such as vision"):
         Caption(model=str(folder), device="cpu").open()
 
 
@@ -376,6 +391,16 @@ def test_nothing_to_do() -> None:
     empty, broken = pairs_of([image(0)]).slice(0, 0), pairs_of([None, b""])
     found = [len(part["caption"]) for part in made.score_all(iter([empty, broken, pairs_of([image(0)]), empty]))]
     assert found == [0, 2, 1, 0]
+
+
+def _counted(tower: Callable[[Any], Any], ran: list[int]) -> Callable[[Any], Any]:
+    """The tower; how many pictures it was given is noted."""
+
+    def run(pictures: Any) -> Any:
+        ran.append(len(pictures))
+        return tower(pictures)
+
+    return run
 
 
 def test_steps_share(monkeypatch: pytest.MonkeyPatch) -> None:
