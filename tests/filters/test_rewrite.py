@@ -1,5 +1,11 @@
 """rewrite: prompts of columns, LaCLIP's and CapsFusion's settings, tokens, verdicts, and real runs."""
 
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -207,8 +213,8 @@ def test_wrong_settings() -> None:
         Rewrite(prompts=("{text}",))  # type: ignore[call-arg]
 
 
-def rewritten(folder: Path, stand: ChatStand, workers: int = 1, **chosen: Any) -> Result:
-    """A run over 30 texts in shards of 10, of which some fail."""
+def made_of(folder: Path, stand: ChatStand, **chosen: Any) -> dict[str, Any]:
+    """A recipe over 30 texts in shards of 10, of which some fail."""
     folder.mkdir(exist_ok=True)
     texts = [f"{'@refused ' if i % 7 == 3 else ''}a red dog near house {i}" if i % 9 else None for i in range(30)]
     table = pa.table({"url": [f"http://e.org/{i}" for i in range(30)], "text": pa.array(texts, STRING)})
@@ -216,7 +222,12 @@ def rewritten(folder: Path, stand: ChatStand, workers: int = 1, **chosen: Any) -
     steps = {"server": server(stand, **chosen), "prompts": ["describe {text}"], "required": True, "as": "llm"}
     made = recipe("", {"rewrite": steps}, seed=0)
     made["pool"]["urls"] = {"path": str(folder / "pool.parquet"), "shard_rows": 10}
-    return run(made, folder / "run", workers=workers)
+    return made
+
+
+def rewritten(folder: Path, stand: ChatStand, workers: int = 1, **chosen: Any) -> Result:
+    """A run of it."""
+    return run(made_of(folder, stand, **chosen), folder / "run", workers=workers)
 
 
 def test_runs(stand: ChatStand, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -252,6 +263,25 @@ def test_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert whole.kept == again.kept
     files = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert files and not any(KEY.encode() in path.read_bytes() for path in files)
+
+
+def test_killed(stand: ChatStand, tmp_path: Path) -> None:
+    """A run that is killed with requests in flight ends, when it is started again, as one that was not."""
+    whole = rewritten(tmp_path / "whole", stand)
+    stand.bodies.clear()
+    stand.delay = 0.1
+    recipe_file = tmp_path / "recipe.json"
+    recipe_file.write_text(json.dumps(made_of(tmp_path / "cut", stand, concurrency=1)))
+    command = [sys.executable, "-m", "pairsieve", "run", str(recipe_file), "--out", str(tmp_path / "cut" / "run")]
+    with subprocess.Popen([*command, "--workers", "2"], start_new_session=True, stderr=subprocess.DEVNULL) as process:
+        while len(stand.bodies) < 15 and process.poll() is None:
+            time.sleep(0.01)
+        os.killpg(process.pid, signal.SIGKILL)
+    stand.delay = 0.0
+    assert process.returncode == -signal.SIGKILL
+    again = rewritten(tmp_path / "cut", stand, 2)
+    assert again.kept == whole.kept and again.tally == whole.tally
+    assert digests(tmp_path / "whole" / "run") == digests(tmp_path / "cut" / "run")
 
 
 @pytest.mark.parametrize(
