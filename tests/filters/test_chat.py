@@ -1,5 +1,6 @@
 """Asking a chat server: against a real one on loopback with a tiny model, and its many ways to fail."""
 
+import contextlib
 import json
 import socket
 import threading
@@ -20,7 +21,7 @@ from PIL import Image
 from pydantic import ValidationError
 
 from pairsieve.filters._chat import Ask, Chat, ChatServer, Found
-from pairsieve.filters._chat_answers import LONGEST_TEXT, cleaned, read_answer, said
+from pairsieve.filters._chat_answers import LONGEST_TEXT, ServerCode, cleaned, read_answer, said
 from pairsieve.filters._chat_images import data_url
 from pairsieve.filters._chat_prompts import Prompt, parsed
 from pairsieve.filters.base import scoring_settings
@@ -487,3 +488,48 @@ def test_examples_are_drawn_by_bits() -> None:
     assert shown[0] == shown[1] != shown[2]
     lines = (shown[0] or "").split("\n\n")
     assert len(lines) == 4 == len(set(lines)) and set(lines[:3]) < {f"a{i} => b{i}" for i in range(10)}
+
+
+OK = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
+ANSWER = json.dumps({"choices": [{"message": {"content": "a dog"}}]}).encode()
+RAW = {
+    "closed": b"",
+    "no http": b"\x16\x03\x01 hello\r\n\r\n",
+    "endless header": b"HTTP/1.1 200 OK\r\nX: " + b"x" * 300_000,
+    "many headers": b"HTTP/1.1 200 OK\r\n" + b"".join(b"X%d: y\r\n" % i for i in range(100_000)),
+    "cut off": OK + b"Content-Length: 500\r\n\r\n" + ANSWER,
+    "endless body": OK + b"Transfer-Encoding: chunked\r\n\r\n" + (b"100000\r\n" + b" " * 0x100000 + b"\r\n") * 6,
+    "wrong chunk": OK + b"Transfer-Encoding: chunked\r\n\r\nzzz\r\n",
+    "compressed": OK + b"Content-Encoding: gzip\r\nContent-Length: 4\r\n\r\n\x1f\x8b\x08\x00",
+    "not utf-8": OK + b'Content-Length: 5\r\n\r\n{"\xff"}',
+    "unknown status": b"HTTP/1.1 799 What\r\nContent-Length: 0\r\n\r\n",
+    "fine": OK + b"Content-Length: %d\r\n\r\n" % len(ANSWER) + ANSWER,
+}
+
+
+@pytest.mark.parametrize("name", RAW)
+def test_raw_bytes(name: str) -> None:
+    """Whatever bytes come back, a request ends with a code or its answer, soon and in little memory."""
+    import socketserver
+
+    class Raw(socketserver.StreamRequestHandler):
+        def handle(self) -> None:
+            lines = list(iter(self.rfile.readline, b"\r\n"))
+            length = next(int(line.split(b":")[1]) for line in lines if line.lower().startswith(b"content-length"))
+            is_first = b"Hello" in self.rfile.read(length)
+            with contextlib.suppress(OSError):
+                self.request.sendall(RAW["fine" if is_first else name])
+
+    class Server(socketserver.ThreadingTCPServer):
+        daemon_threads, allow_reuse_address = True, True
+
+    with Server(("127.0.0.1", 0), Raw) as server:
+        threading.Thread(target=server.serve_forever).start()
+        try:
+            url, began = f"http://127.0.0.1:{server.server_address[1]}/v1", time.monotonic()
+            limits = QUICK | {"timeout": 2, "retries": 1, "give_up": None}
+            (found,) = ask(ChatServer(url=url, model="m", **limits), ["a dog"])
+        finally:
+            server.shutdown()
+    assert (found.texts[0] == "a dog") == (name == "fine") and time.monotonic() - began < 8
+    assert found.error == {"fine": None}.get(name, found.error) and found.error in (None, *ServerCode)
