@@ -393,16 +393,6 @@ def test_nothing_to_do() -> None:
     assert found == [0, 2, 1, 0]
 
 
-def _counted(tower: Callable[[Any], Any], ran: list[int]) -> Callable[[Any], Any]:
-    """The tower; how many pictures it was given is noted."""
-
-    def run(pictures: Any) -> Any:
-        ran.append(len(pictures))
-        return tower(pictures)
-
-    return run
-
-
 def test_steps_share(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two steps with one tower encode an image once, and each writes what it writes alone."""
     pairs = pairs_of([*images(5), None])
