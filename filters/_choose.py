@@ -14,7 +14,6 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from pairsieve.filters._text_lists import flat, lengths
-from pairsieve.schemas.errors import UserError
 
 OWN = "text"
 """The column of a pair's own text."""
@@ -75,14 +74,15 @@ class Candidates:
 
     def float_scores(self) -> pa.Array:
         """float32, null where there is none."""
-        return pa.array(self.scores.astype(np.float32), mask=np.isnan(self.scores))
+        with np.errstate(over="ignore"):  # beyond float32 it is infinite
+            return pa.array(self.scores.astype(np.float32), mask=np.isnan(self.scores))
 
 
 def candidates(pairs: pa.RecordBatch, texts: Sequence[str], scores: Mapping[str, str], limits: Limits) -> Candidates:
-    """All texts of the pairs with what is wrong with each by itself; raises ``UserError`` where lists do not match.
+    """All texts of the pairs with what is wrong with each by itself.
 
-    Null elements of lists are no texts: why a model gave none is in its own columns.  A null text of the pair's own is
-    one that is missing.
+    A list of scores that is not as long as that of texts scores none of them.  Null elements of lists are no texts: why
+    a model gave none is in its own columns.  A null text of the pair's own is one that is missing.
     """
     parts = [_of_column(pairs, i, name, scores.get(name), limits) for i, name in enumerate(texts)]
     texts_, owners, numbers, values, codes = zip(*parts, strict=True)
@@ -104,8 +104,9 @@ def _of_column(
     pairs: pa.RecordBatch, number: int, name: str, scores: str | None, limits: Limits
 ) -> tuple[pa.Array, NDArray[np.int64], NDArray[np.int64], NDArray[np.float64], Codes]:
     texts, owners = flat(pairs[name])
-    values = _aligned(pairs, name, scores, len(texts))
+    values, is_odd = _aligned(pairs, name, scores, len(texts))
     codes = limits.codes(values)
+    codes[is_odd] = NO_SCORE
     empty = np.asarray(pc.equal(pc.utf8_trim_whitespace(texts), "").fill_null(True).to_numpy(zero_copy_only=False))
     codes[empty] = NO_TEXT
     kept = np.flatnonzero(texts.is_valid().to_numpy(zero_copy_only=False)) if name != OWN else np.arange(len(texts))
@@ -113,20 +114,22 @@ def _of_column(
     return texts.take(take), owners[kept], np.full(len(kept), number), _floats(values)[kept], codes[kept]
 
 
-def _aligned(pairs: pa.RecordBatch, name: str, scores: str | None, count: int) -> pa.Array:
-    """A score for each text of a column; null where the whole list of scores is."""
+def _aligned(pairs: pa.RecordBatch, name: str, scores: str | None, count: int) -> tuple[pa.Array, NDArray[np.bool_]]:
+    """A score for each text of a column, null where the list of scores is, and whether that list fits no texts."""
+    none = np.zeros(count, bool)
     if scores is None:
-        return pa.nulls(count, pa.float32())
+        return pa.nulls(count, pa.float32()), none
     values, wanted = pairs[scores], lengths(pairs[name])
     if not pa.types.is_list(values.type) and not pa.types.is_large_list(values.type):
-        return pc.take(values, pa.array(np.repeat(np.arange(len(values)), wanted)))
+        return pc.take(values, pa.array(np.repeat(np.arange(len(values)), wanted))), none
     is_missing = values.is_null().to_numpy(zero_copy_only=False)
     given = lengths(values)
-    if np.any((given != wanted) & ~is_missing):
-        raise UserError(f"{scores!r} has lists of other lengths than {name!r}; is it of other texts?")
-    place = np.where(np.repeat(is_missing, wanted), -1, 0)
-    place[place == 0] = np.arange(int(given[~is_missing].sum()))
-    return values.flatten().take(pa.array(place, mask=place < 0))
+    is_odd = (given != wanted) & ~is_missing
+    fits = ~is_missing & ~is_odd
+    starts = np.cumsum(given) - given
+    ranks = np.arange(count) - np.repeat(np.cumsum(wanted) - wanted, wanted)
+    place = np.where(np.repeat(fits, wanted), np.repeat(starts, wanted) + ranks, 0)
+    return values.flatten().take(pa.array(place, mask=~np.repeat(fits, wanted))), np.repeat(is_odd, wanted)
 
 
 def _floats(values: pa.Array) -> NDArray[np.float64]:
@@ -135,12 +138,12 @@ def _floats(values: pa.Array) -> NDArray[np.float64]:
 
 
 def _mark_repeats(found: Candidates) -> None:
-    """A text that the pair has already is no other text."""
+    """Of equal texts of a pair that pass by themselves only the first does."""
     words = np.asarray(found.texts.dictionary_encode().indices.fill_null(-1).to_numpy(zero_copy_only=False), np.int64)
-    order = np.lexsort((words, found.owners))  # stable: the first of equals stays first
+    passing = np.flatnonzero(found.codes == 0)
+    order = passing[np.lexsort((words[passing], found.owners[passing]))]  # stable: the first of equals stays first
     owners, words = found.owners[order], words[order]
-    again = order[1:][(owners[1:] == owners[:-1]) & (words[1:] == words[:-1])]
-    found.codes[again[found.codes[again] != NO_TEXT]] = SAME_TEXT
+    found.codes[order[1:][(owners[1:] == owners[:-1]) & (words[1:] == words[:-1])]] = SAME_TEXT
 
 
 def shortlist(found: Candidates, by: Candidates, most: int) -> None:

@@ -231,6 +231,14 @@ class PoolFilter(AnyFilter):
         """
         return None
 
+    def own_scores(self) -> tuple[str, ...]:
+        """Columns that say something of a pair's own text, whoever brought them: pairs that are added have them not."""
+        return ()
+
+    def inner(self) -> tuple[str, ...]:
+        """Derived columns that only ``keep`` reads, and that say no more than the verdict: no dataset has them."""
+        return ()
+
     @abstractmethod
     def is_settled(self, settled: Mapping[str, Any]) -> bool:
         """Whether ``keep`` needs no further round; true for ``{}`` where these settings need no summary."""

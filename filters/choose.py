@@ -6,12 +6,12 @@ every run, at about 1 µs a text.
 """
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import BeforeValidator, Field, PositiveInt, model_validator
 
 from pairsieve.filters import _top
 from pairsieve.filters._choose import (
@@ -44,6 +44,11 @@ CHOICES = pa.list_(
 """Texts to draw from: each with the column it comes from, its score, and how often it is drawn (1 in all)."""
 
 
+def _one_or_more(value: object) -> object:
+    """A single column may stand without brackets."""
+    return (value,) if isinstance(value, str) else value
+
+
 class Choose(PoolFilter):
     """Decide which texts of an image stay, by their scores and by each other.
 
@@ -57,12 +62,14 @@ class Choose(PoolFilter):
     ``into: list`` keeps a pair where one of its texts stays and gives the dataset a column ``texts``, of which training
     draws one by its ``weight``; ``text`` is still the pool's.
 
-    Reasons: ``no_text``, ``same_text`` (the image has it already), ``no_score``, ``below_min``, ``below_top``,
-    ``not_listed`` (not on the ``shortlist``), ``not_first``, ``not_best``, ``joined``, ``not_chosen`` (the pair's own
-    text is none of ``texts``).
+    Reasons: ``no_text``, ``same_text`` (it stays already, from a column before), ``no_score`` (or a list of scores that
+    is not as long as that of texts), ``below_min``, ``below_top``, ``not_listed`` (not on the ``shortlist``),
+    ``not_first``, ``not_best``, ``joined``, ``not_chosen`` (the pair's own text is none of ``texts``).
     """
 
-    texts: tuple[str, ...] = Field(min_length=1, description="columns of texts in order; 'text' is the pair's own")
+    texts: Annotated[tuple[str, ...], BeforeValidator(_one_or_more)] = Field(
+        min_length=1, description="columns of texts in order; 'text' is the pair's own"
+    )
     by: str | None = Field(
         None, description="scores: this column of 'text', <by>_<column> of the others, as clip_score and itm name them"
     )
@@ -81,8 +88,8 @@ class Choose(PoolFilter):
     )
     shortlist_by: str | None = Field(None, description="these scores, named as 'by' names them")
     into: Literal["pairs", "list"] = Field("pairs", description="a pair for each text, or one with a list to draw from")
-    weights: Threshold[dict[str, float]] = Field(
-        {}, description="with 'into: list': how often a column of texts is drawn; null: every text equally often"
+    weights: Threshold[dict[str, float] | None] = Field(
+        None, description="with 'into: list': how often a column of texts is drawn; null: every text equally often"
     )
     separator: Threshold[str] = Field(" ", description="with 'rule: join': between the texts")
 
@@ -97,6 +104,8 @@ class Choose(PoolFilter):
             raise ValueError("'most' counts texts, of which 'rule: join' leaves one")
         if (self.shortlist is None) != (self.shortlist_by is None):
             raise ValueError("'shortlist' says how many texts are left, 'shortlist_by' by which scores: give both")
+        if self.rule != "join" and "separator" in self.model_fields_set:
+            raise ValueError("'separator' goes with 'rule: join'")
         if unknown := sorted(set(self.scores) - set(self.texts)):
             raise ValueError(f"scores: {unknown[0]!r} is none of 'texts'")
         return self
@@ -129,6 +138,13 @@ class Choose(PoolFilter):
     def derived(self, available: Mapping[str, pa.DataType]) -> dict[str, pa.DataType]:
         more = {"choose_added": ADDED} if self.into == "pairs" else {"texts": CHOICES}
         return {"choose_reason": pa.string(), **more}
+
+    def inner(self) -> tuple[str, ...]:
+        return ("choose_reason",)
+
+    def own_scores(self) -> tuple[str, ...]:
+        scores = (self._scores, self._shortlist_scores)
+        return tuple(dict.fromkeys(found[OWN] for found in scores if OWN in found))
 
     def adds(self) -> str | None:
         return "choose_added" if self.into == "pairs" else None

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from pairsieve.filters._text_lists import lengths
-from pairsieve.pipelines.shard import Frame, Rows, Shard, at
+from pairsieve.pipelines.shard import Frame, Rows, Shard
 from pairsieve.pipelines.step import Step
 from pairsieve.pipelines.store import Store
 from pairsieve.schemas import columns, uid
@@ -48,7 +48,7 @@ def make_added(shard: Shard, step: Step) -> Added:
     lists = shard.light(step.adds)
     parents = np.repeat(np.arange(len(lists)), lengths(lists))
     text, source, score, reason = lists.flatten().flatten()
-    names = at(shard.light("uid"), parents)
+    names = shard.light("uid").take(pa.array(parents))  # they repeat, so ``at`` is not for them
     count, own = len(parents), shard.record.rows
     arrays = [
         uid.of_added(names, text),

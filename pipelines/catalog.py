@@ -169,7 +169,7 @@ def _columns_and_joins(plan: "Plan", beside: Collection[str], row: str, without:
         parts += [f"s{i}.{quote(name)}" for name in names if name not in without]
         joins.append(f"LEFT JOIN {quote(f'scores_{step.id}')} s{i} ON p.shard = s{i}.shard AND {row} = s{i}.row")
     for i, step in enumerate(s for s in plan.steps if s.keys or s.derives):
-        parts += [f"d{i}.{quote(name)}" for name in step.derived if name not in without and name != step.adds]
+        parts += [f"d{i}.{quote(name)}" for name in step.shown if name not in without]
         parts += [f"d{i}.duplicate_of AS {quote(f'{step.id}_of')}"] if step.keys else []
         joins.append(f"LEFT JOIN {quote(f'derived_{step.id}')} d{i} ON p.shard = d{i}.shard AND {row} = d{i}.row")
     return parts, " ".join(joins)

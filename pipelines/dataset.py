@@ -7,7 +7,7 @@ and the seed alone.  Cost: the kept bytes are written and read twice; memory is 
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import xxhash
+from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from pairsieve.filters.base import deciding_settings
@@ -36,7 +37,6 @@ GROUP_BYTES, LEAST, MOST = 8_000_000, 128, 512
 """Row groups of image shards: about 8 MB, 128 to 512 rows."""
 RUN_BYTES = 134_217_728
 _KEY = pa.field("_key", pa.uint64())
-_OF_ADDED = (columns.PARENT, columns.TEXT_SOURCE, columns.TEXT_SCORE)
 _ORDER = [("_key", "ascending"), ("uid", "ascending"), ("shard", "ascending"), ("row", "ascending")]
 
 
@@ -53,17 +53,16 @@ def dataset_types(plan: Plan) -> dict[str, pa.DataType]:
     """The columns of a training shard: image, text and every light column that means something to a trainer."""
     spec = plan.recipe.output.dataset
     wanted = None if spec is None else spec.columns
+    hidden = {name for step in plan.steps for name in step.derived if name not in step.shown}
+    texts = {name for step in plan.steps for name, kind in step.derived.items() if columns.is_texts(kind)}
     found = {}
     for name, kind in plan.types.items():
         is_key = pa.types.is_fixed_size_binary(kind)
-        is_usual = not columns.is_heavy(kind) or columns.is_texts(kind)
-        is_chosen = name in wanted if wanted is not None else is_usual and not is_key
-        if name in (columns.IMAGE, "text") or is_chosen:
+        is_chosen = name in wanted if wanted is not None else not columns.is_heavy(kind) and not is_key
+        is_text = name in (columns.IMAGE, "text") or name in texts  # what training is for, always there
+        if (is_text or is_chosen) and name not in hidden:
             found[name] = kind
-    if plan.adding:
-        found.pop(str(plan.adding[1].adds), None)
-        found |= {name: columns.ADDED.field(name).type for name in _OF_ADDED}
-    return found
+    return found | ({name: columns.ADDED.field(name).type for name in columns.OF_ADDED} if plan.adding else {})
 
 
 @dataclass(frozen=True)
@@ -108,11 +107,11 @@ class Spill:
                 stop = min(start + size, record.rows)
                 rows = kept[np.searchsorted(kept, start) : np.searchsorted(kept, stop)]
                 added = None if more is None else more.between(start, stop)
-                if len(rows) or added:
-                    held.append(self._batch(shard, start, stop, rows, added))
-                if sum(b.nbytes for b in held) >= RUN_BYTES:
-                    runs.append(self._write(held, record.index, len(runs)))
-                    held = []
+                for batch in self._batches(shard, start, stop, rows, added):
+                    held.append(batch)
+                    if sum(b.nbytes for b in held) >= RUN_BYTES:
+                        runs.append(self._write(held, record.index, len(runs)))
+                        held = []
         return [*runs, self._write(held, record.index, len(runs))] if held else runs
 
     def _kept_added(self, record: PoolShard, kept: Any) -> KeptAdded | None:
@@ -121,22 +120,40 @@ class Spill:
             return None
         return KeptAdded(read_added(self.context.store, record.index, kept[kept >= record.rows] - record.rows))
 
-    def _batch(self, shard: Shard, start: int, stop: int, own: Any, added: pa.Table | None) -> pa.RecordBatch:
-        """Kept rows of a range, and pairs that were added to pairs of it."""
-        rows = own if added is None else np.concatenate([own, added["parent_row"].to_numpy()])
+    def _batches(
+        self, shard: Shard, start: int, stop: int, own: NDArray[np.int64], added: pa.Table | None
+    ) -> Iterator[pa.RecordBatch]:
+        """Kept rows of a range, then pairs that were added to pairs of it, some of their images at a time."""
+        if not len(own) and not added:
+            return
+        heavy = {n: shard.heavy(n, start, stop) for n, kind in self.types.items() if columns.is_heavy(kind)}
+        sizes = row_bytes(heavy.values(), stop - start)
+        for first, last in cut_by_bytes(sizes[own - start]):
+            yield self._batch(shard, start, own[first:last], heavy, None)
+        if added is not None:
+            for first, last in cut_by_bytes(sizes[added["parent_row"].to_numpy() - start]):
+                some = added.slice(first, last - first)
+                yield self._batch(shard, start, some["parent_row"].to_numpy(), heavy, some)
+
+    def _batch(
+        self, shard: Shard, start: int, rows: NDArray[np.int64], heavy: Mapping[str, pa.Array], added: pa.Table | None
+    ) -> pa.RecordBatch:
+        """Kept rows, or added pairs by the rows of their parents."""
         take = pa.array(rows)
         found = {name: shard.light(name).take(take) for name in columns.PLACE}
+        is_adding = self.context.plan.adding is not None
         for name, kind in self.types.items():
-            if added is not None and name in _OF_ADDED:
-                found[name] = pa.nulls(len(rows), kind)
-            elif columns.is_heavy(kind):
-                found[name] = shard.heavy(name, start, stop).take(pa.array(rows - start))
+            if is_adding and name in columns.OF_ADDED:
+                is_source = name == columns.TEXT_SOURCE
+                found[name] = pa.repeat(pa.scalar("text"), len(rows)) if is_source else pa.nulls(len(rows), kind)
+            elif name in heavy:
+                found[name] = heavy[name].take(pa.array(rows - start))
             else:
                 found[name] = shard.light(name).take(take)
         if columns.IMAGE in found and found[columns.IMAGE].null_count:
             raise AccountingError(f"shard {shard.record.index}: a kept pair has no image")
         if added is not None:
-            found = _with_texts(found, len(own), added, self.context.plan.about_texts)
+            found = _with_texts(found, added, self.context.plan.about_texts)
         found[_KEY.name] = pa.array(uid.keyed_hash(found["uid"], self.context.plan.recipe.seed))
         return pa.record_batch(found)
 
@@ -150,20 +167,32 @@ class Spill:
         return Run(name, table.num_rows, table.nbytes)
 
 
-def _with_texts(found: dict[str, pa.Array], own: int, added: pa.Table, lost: Set[str]) -> dict[str, pa.Array]:
-    """The columns of ``own`` pairs and of added ones, which have their parents' but for what is about the text."""
-    whole = dict(found)
-    for name, values in found.items():
-        if name in added.schema.names:
-            given = added[name].combine_chunks()
-        elif name in lost:
-            given = pa.nulls(len(added), values.type)
+def _with_texts(found: Mapping[str, pa.Array], added: pa.Table, lost: Set[str]) -> dict[str, pa.Array]:
+    """The columns of added pairs: their parents' but for what is about the text."""
+    whole = {name: pa.nulls(len(added), a.type) if name in lost else a for name, a in found.items()}
+    return whole | {n: added[n].combine_chunks().cast(found[n].type) for n in added.schema.names if n in found}
+
+
+def row_bytes(arrays: Iterable[pa.Array], rows: int) -> NDArray[np.int64]:
+    """Bytes of each row of some large columns, about."""
+    found = np.zeros(rows, np.int64)
+    for array in arrays:
+        kind = array.type
+        if pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
+            found += pc.binary_length(array).fill_null(0).to_numpy(zero_copy_only=False).astype(np.int64)
         else:
-            continue
-        is_source = name == columns.TEXT_SOURCE
-        before = pa.repeat(pa.scalar("text"), own) if is_source else values.slice(0, own)
-        whole[name] = pa.concat_arrays([before, given.cast(values.type)])
-    return whole
+            found += array.nbytes // max(1, rows)
+    return found
+
+
+def cut_by_bytes(sizes: NDArray[np.int64]) -> Iterator[tuple[int, int]]:
+    """Ranges of rows of about ``RUN_BYTES`` at most, one row at least."""
+    ends, first = np.cumsum(sizes), 0
+    while first < len(sizes):
+        before = int(ends[first - 1]) if first else 0
+        last = max(first + 1, int(np.searchsorted(ends, before + RUN_BYTES, side="right")))
+        yield first, last
+        first = last
 
 
 @dataclass(frozen=True)
@@ -241,7 +270,7 @@ def write_file(store: Store, path: str, table: pa.Table, order: pa.Array, schema
     groups = []
     with store.create_sealed(path, schema, {"pairsieve.version": columns.VERSION}) as writer:
         for start in range(0, len(order), rows):
-            part = table.take(order.slice(start, rows)).cast(schema)
+            part = take(table, order.slice(start, rows).to_numpy()).cast(schema)
             writer.write_table(part, row_group_size=rows)
             groups.append(part.num_rows)
     content = store.content(path)
@@ -253,6 +282,20 @@ def write_file(store: Store, path: str, table: pa.Table, order: pa.Array, schema
         size=content.size,
         checksum=xxhash.xxh3_128_hexdigest(content),
     )
+
+
+def take(table: pa.Table, rows: NDArray[np.int64]) -> pa.Table:
+    """Some rows of a table in many chunks, copying no others: Arrow's own ``take`` joins all chunks first.
+
+    What is taken of sorted runs lies in a few stretches of them.
+    """
+    ordered = np.sort(rows)
+    breaks = np.flatnonzero(np.diff(ordered) != 1) + 1
+    if len(breaks) > len(rows) // 8 or not len(rows):
+        return table.take(pa.array(rows))
+    starts, counts = ordered[[0, *breaks]], np.diff([0, *breaks, len(rows)])
+    parts = [table.slice(start, count) for start, count in zip(starts.tolist(), counts.tolist(), strict=True)]
+    return pa.concat_tables(parts).combine_chunks().take(pa.array(np.searchsorted(ordered, rows)))
 
 
 @dataclass

@@ -119,10 +119,24 @@ def _foreign_step() -> dict[str, Any]:
 
 def _anchored(model: type[BaseModel], definitions: dict[str, Any]) -> dict[str, Any]:
     """A model's schema, its own definitions moved to the common ones."""
-    schema = model.model_json_schema(ref_template="#/$defs/{model}")
+    schema: dict[str, Any] = _with_parameters(model.model_json_schema(ref_template="#/$defs/{model}"))
     definitions |= schema.pop("$defs", {})
-    schema["properties"] = {name: _or_parameter(value) for name, value in schema.get("properties", {}).items()}
+    schema.setdefault("properties", {})
     return schema
+
+
+def _with_parameters(schema: Any) -> Any:
+    """A schema in which any value of a mapping, at any depth, may be a parameter."""
+    if isinstance(schema, list):
+        return [_with_parameters(item) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    found = {name: _with_parameters(value) for name, value in schema.items()}
+    if isinstance(found.get("properties"), dict):
+        found["properties"] = {name: _or_parameter(value) for name, value in found["properties"].items()}
+    if isinstance(found.get("additionalProperties"), dict):
+        found["additionalProperties"] = _or_parameter(found["additionalProperties"])
+    return found
 
 
 def _or_parameter(value: dict[str, Any]) -> dict[str, Any]:

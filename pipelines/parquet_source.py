@@ -5,10 +5,12 @@ from contextlib import contextmanager
 from typing import Any
 
 import fsspec
+import numpy as np
 import pyarrow as pa
 
 from pairsieve.pipelines.store import open_parquet
 from pairsieve.pipelines.text_lines import first_line
+from pairsieve.schemas import columns
 from pairsieve.schemas.errors import PoolError
 
 
@@ -60,7 +62,7 @@ def as_type(values: pa.Array, kind: pa.DataType, where: str) -> pa.Array:
     if pa.types.is_string(kind):
         return as_text(values, where)
     try:
-        return values.cast(kind)
+        return _valid_lists(values.cast(kind)) if columns.is_items(kind) else values.cast(kind)
     except pa.ArrowException as error:
         raise PoolError(f"{where} does not fit the first file's {kind}: {first_line(error)}; convert it") from None
 
@@ -74,6 +76,21 @@ def as_text(values: pa.Array, where: str) -> pa.Array:
         return values.cast(pa.string())
     except pa.ArrowException:
         raise PoolError(f"{where} holds {values.type}, not text; name another column") from None
+
+
+def _valid_lists(values: pa.Array) -> pa.Array:
+    """Lists of strings as valid UTF-8; other lists as they are."""
+    inner = values.type.value_type
+    if not (pa.types.is_string(inner) or pa.types.is_large_string(inner)):
+        return values
+    try:
+        values.validate(full=True)
+    except pa.ArrowInvalid:
+        ends = np.concatenate([[0], np.cumsum(values.value_lengths().fill_null(0).to_numpy(zero_copy_only=False))])
+        texts = _valid(values.flatten().cast(pa.large_binary()))
+        mask = values.is_null() if values.null_count else None
+        return pa.ListArray.from_arrays(pa.array(ends, pa.int32()), texts, mask=mask).cast(values.type)
+    return values
 
 
 def _valid(values: pa.Array) -> pa.Array:

@@ -96,8 +96,16 @@ class PassRunner:
 
 def stored_rows(kinds: Sequence[pa.DataType]) -> int:
     """Rows of stored large columns to hold at once: few images, some 32 MB of features, many short lists."""
-    kinds = [kind for kind in kinds if columns.is_heavy(kind) and not columns.is_items(kind)]
-    if not all(pa.types.is_fixed_size_list(kind) and pa.types.is_primitive(kind.value_type) for kind in kinds):
+    widths = [_width(kind) for kind in kinds if columns.is_heavy(kind) and not columns.is_items(kind)]
+    if None in widths:
         return HEAVY_ROWS
-    width = sum(int(kind.list_size) * int(kind.value_type.bit_width) // 8 for kind in kinds)
-    return min(LIGHT_ROWS, max(HEAVY_ROWS, FEATURE_BYTES // max(1, width)))
+    return min(LIGHT_ROWS, max(HEAVY_ROWS, FEATURE_BYTES // max(1, sum(width or 0 for width in widths))))
+
+
+def _width(kind: pa.DataType) -> int | None:
+    """Bytes of a row of numbers, as of 1,024 doubles where the type does not say; None of anything else."""
+    if pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or not pa.types.is_primitive(kind.value_type):
+        return None
+    if pa.types.is_fixed_size_list(kind):
+        return int(kind.list_size) * int(kind.value_type.bit_width) // 8
+    return 8192

@@ -66,11 +66,14 @@ class Plan:
 
     @property
     def about_texts(self) -> set[str]:
-        """Columns that steps give of a pair's own text, directly or by others': an added pair has none of them."""
+        """Columns of a pair's own text, which an added pair has none of: steps' that read it, directly or by others',
+        lists of texts to draw from, and what the last step compares its text by."""
         found = {"text"}
         for step in self.steps:
             if found.intersection((*step.reads, *step.summary_reads)):
                 found |= set(step.given)
+            found |= {name for name, kind in step.given.items() if columns.is_texts(kind)}
+            found |= set(step.filter.own_scores()) if isinstance(step.filter, PoolFilter) else set()
         return found - {"text"}
 
     def producer(self, column: str) -> Step | None:
@@ -96,21 +99,26 @@ def make_plan(
         available |= step.given
         fingerprints |= dict.fromkeys(step.stored, step.fingerprint)
     if steps and steps[-1].adds:
-        _check_adding(source, ("filters", len(steps) - 1, steps[-1].name), steps[-1], pool_types)
-    _check_output(source, recipe, available)
+        _check_adding(source, ("filters", len(steps) - 1, steps[-1].name), steps[-1], available)
+    if steps and steps[-1].adds:
+        available |= {field.name: field.type for field in columns.ADDED if field.name in columns.OF_ADDED}
+    hidden = {name for step in steps for name in step.derived if name not in step.shown}
+    _check_output(source, recipe, {name: kind for name, kind in available.items() if name not in hidden})
     return Plan(recipe, tuple(steps), _passes(steps), pool_types, pool_names)
 
 
 _AFTER = "put this one above it, or run a second recipe whose pool is this one's dataset"
 
 
-def _check_adding(source: Source, key: Key, step: Step, pool_types: Mapping[str, pa.DataType]) -> None:
+def _check_adding(source: Source, key: Key, step: Step, available: Mapping[str, pa.DataType]) -> None:
     """Refuse what would hide the columns of added pairs, or add pairs to those that earlier steps dropped."""
     if step.of_pool:
         raise source.error(key, f"{step.id} adds pairs to survivors only; leave 'of: pool' out")
-    for name in (columns.PARENT, columns.TEXT_SOURCE, columns.TEXT_SCORE):
-        if name in pool_types:
-            raise source.error(key, f"{step.id} adds pairs with a column {name!r}, which the pool has; rename it there")
+    taken = {name.casefold(): name for name in available}
+    for name in columns.OF_ADDED:
+        if name in taken:
+            what = f"adds pairs with a column {name!r}, and there is {taken[name]!r} already"
+            raise source.error(key, f"{step.id}: {what}; leave it out by the pool's 'columns:', or rename it")
 
 
 def _visible(pool_types: Mapping[str, pa.DataType], recipe: Recipe, filters: Sequence[AnyFilter]) -> dict[str, str]:

@@ -117,6 +117,8 @@ def _story_of_added(con: duckdb.DuckDBPyConnection, pair: dict[str, Any], steps:
     end = {name: pair.pop(name) for name in ("dropped_by", "reason")}
     parent = _rows(con, _PARENT, [pair["shard"], pair.pop("parent_row")])[0]
     story = _story(con, parent | end, steps)
+    own = {name: pair[name] for name in ("text_source", "text_score")}
+    story = replace(story, chapters=(*story.chapters[:-1], replace(story.chapters[-1], measured=own)))
     return replace(story, pair={**pair, **{name: value for name, value in parent.items() if name not in pair}})
 
 

@@ -5,7 +5,7 @@ parameter or the environment (see ``recipe_values``), and ``--set key=value`` fr
 """
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path, PurePath
@@ -78,6 +78,13 @@ def shipped() -> dict[str, Path]:
     return {p.stem: p for p in sorted(Path(__file__).parent.glob("*.yaml"))}
 
 
+def _listed(names: Iterable[str]) -> str:
+    """Names, those of DataComp's track by what follows: one line holds no more."""
+    track = [name.removeprefix("datacomp_") for name in names if name.startswith("datacomp_")]
+    others = [name for name in names if not name.startswith("datacomp_")]
+    return ", ".join([*others, f"datacomp_ + {', '.join(track)}"])
+
+
 def find(path: str | Path, beside: Path | None = None) -> Path:
     """The file of a recipe: a path (relative to ``beside``), else the name of a shipped recipe."""
     candidate = Path(path)
@@ -91,7 +98,7 @@ def find(path: str | Path, beside: Path | None = None) -> Path:
         pass  # no name of a file: too long, of no user, or with a null byte
     if name in shipped():
         return shipped()[name]
-    raise _error(str(candidate), f"no such recipe; shipped recipes: {', '.join(shipped())}")
+    raise _error(str(candidate), f"no such recipe; shipped recipes: {_listed(shipped())}")
 
 
 def _read(path: Path, chain: tuple[Path, ...]) -> Source:

@@ -78,6 +78,12 @@ class Step:
         return None if own is None else self.derives[own][0]
 
     @property
+    def shown(self) -> list[str]:
+        """Derived columns for people: without those that only its verdict reads, and the pairs that it adds."""
+        inner = self.filter.inner() if isinstance(self.filter, PoolFilter) else ()
+        return [stored for own, (stored, _) in self.derives.items() if own not in inner and stored != self.adds]
+
+    @property
     def settles_early(self) -> bool:
         """Whether its summary of the pool needs nothing measured, so that it can be made before the first pass."""
         return self._needs_summary and self.of_pool and not self.measures and self.reads_pool_only

@@ -38,7 +38,7 @@ DERIVED = pa.schema(
 )
 """Rows that lose to another pair of their group: the uid that stays, and the key they share."""
 
-PARENT, TEXT_SOURCE, TEXT_SCORE = "parent", "text_source", "text_score"
+OF_ADDED = PARENT, TEXT_SOURCE, TEXT_SCORE = ("parent", "text_source", "text_score")
 """Of pairs that a step added: the uid of the pair whose image they share, and the column their text comes from,
 and its score."""
 

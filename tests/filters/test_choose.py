@@ -12,7 +12,6 @@ from pydantic import ValidationError
 
 from pairsieve.filters._text_lists import SCORES, TEXTS
 from pairsieve.filters.choose import Choose
-from pairsieve.schemas.errors import UserError
 
 TYPES = {
     "text": pa.string(),
@@ -54,7 +53,7 @@ def literal(row: dict[str, Any], made: Choose) -> list[list[Any]]:
                 continue
             score = None if score is None or math.isnan(score) else score
             found.append([name, text, score, fault(text, score, made, seen)])
-            if text is not None:
+            if text is not None and found[-1][3] is None:
                 seen.add(text)
     return ruled(found, made)
 
@@ -64,13 +63,13 @@ def fault(text: str | None, score: float | None, made: Choose, seen: set[str]) -
     limited = made.min is not None or made.above is not None
     if text is None or not text.strip():
         return "no_text"
-    if text in seen:
-        return "same_text"
     if limited and score is None:
         return "no_score"
     if score is not None and made.min is not None and score < made.min:
         return "below_min"
-    return "below_min" if score is not None and made.above is not None and score <= made.above else None
+    if score is not None and made.above is not None and score <= made.above:
+        return "below_min"
+    return "same_text" if text in seen else None
 
 
 def ruled(found: list[list[Any]], made: Choose) -> list[list[Any]]:
@@ -210,10 +209,28 @@ def test_the_best_of_a_shortlist_by_other_scores() -> None:
     assert [item["reason"] for item in added] == ["not_best", "not_listed", None]
 
 
-def test_scores_that_do_not_fit_the_texts_are_refused() -> None:
-    """Silently shifted scores would choose the wrong texts."""
-    with pytest.raises(UserError, match="lists of other lengths than 'caption'"):
-        Choose(texts=("caption",), by="itm").derive(one(caption=["x", "y"], itm_caption=[0.5]), {})
+def test_scores_that_do_not_fit_the_texts_score_none_of_them() -> None:
+    """Shifted scores would choose the wrong texts; other pairs and columns are as they are."""
+    made = Choose(texts=("text", "caption"), by="itm")
+    values = {"text": ["a", "b"], "itm": [0.9, 0.9], "caption": [["x", "y"], ["z"]], "itm_caption": [[0.5], [0.5]]}
+    found = made.derive(pa.record_batch({name: pa.array(values[name], TYPES[name]) for name in values}), {})
+    reasons = [[item["reason"] for item in items] for items in found["choose_added"].to_pylist()]
+    assert reasons == [["no_score", "no_score"], [None]] and found["choose_reason"].null_count == 2
+
+
+def test_a_text_stays_where_one_of_its_scores_passes() -> None:
+    """Its first place has none."""
+    made = Choose(texts=("text", "caption"), by="itm", min=0.5)
+    found = made.derive(one(text="a", caption=["a"], itm_caption=[0.9]), {})
+    assert found["choose_reason"].to_pylist() == ["no_score"]
+    assert [item["reason"] for item in found["choose_added"].to_pylist()[0]] == [None]
+
+
+def test_scores_beyond_single_precision_are_infinite() -> None:
+    """Without a warning, which is an error here."""
+    batch = pa.record_batch({"caption": pa.array([["x"]], TEXTS), "s": pa.array([[1e300]], pa.list_(pa.float64()))})
+    found = Choose(texts=("caption",), scores={"caption": "s"}).derive(batch, {})["choose_added"].to_pylist()
+    assert found[0][0]["score"] == math.inf
 
 
 @pytest.mark.parametrize(
@@ -228,6 +245,7 @@ def test_scores_that_do_not_fit_the_texts_are_refused() -> None:
         ({"texts": ("text",), "into": "list", "weights": {"text": math.inf}}, "more than 0"),
         ({"texts": ("text",), "scores": {"caption": "x"}}, "none of 'texts'"),
         ({"texts": ("text",), "rule": "join", "most": 2}, "one"),
+        ({"texts": ("text",), "separator": ", "}, "'rule: join'"),
         ({"texts": ("text",), "by": "itm", "shortlist": 2}, "give both"),
     ],
 )

@@ -12,6 +12,7 @@ import pytest
 from pairsieve import run
 from pairsieve.filters._text_lists import SCORES, TEXTS
 from pairsieve.pipelines import accounting
+from pairsieve.pipelines.dataset import Spill
 from pairsieve.pipelines.estimate import estimate
 from pairsieve.pipelines.ingest import ingest
 from pairsieve.pipelines.pools import PoolShard
@@ -165,6 +166,84 @@ def test_only_survivors_get_company(tmp_path: Path) -> None:
     result = curate(tmp_path, {"where": "width >= 20"}, CHOOSE)
     assert {parent for parent, *_ in stays(result)} <= set(range(20, 30))
     assert result.added == 2 * 8
+
+
+def test_parents_are_those_beside_the_image(tmp_path: Path) -> None:
+    """Also where as many pairs are added as the shard has rows between their parents."""
+    table = {"uid": [f"{i:032x}" for i in range(3)], "caption": pa.array([["a", "b"], [], ["c"]], TEXTS)}
+    pq.write_table(pa.table({**table, "image": [b"x"] * 3, "text": ["x"] * 3}), tmp_path / "p.parquet")
+    spec = {"path": str(tmp_path / "p.parquet"), "columns": ["caption"]}
+    result = run({"pool": {"pairs": spec}, "filters": [{"choose": {"texts": ["caption"]}}]}, tmp_path / "run")
+    found = result.query("SELECT parent, parent_row, text FROM added ORDER BY row").to_pylist()
+    assert [(int(r["parent"], 16), r["parent_row"], r["text"]) for r in found] == [
+        (0, 0, "a"),
+        (0, 0, "b"),
+        (2, 2, "c"),
+    ]
+
+
+def test_many_texts_of_large_images_need_not_fit_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sorted runs are cut by their bytes, within the texts of one shard too; the dataset is the same."""
+    whole = curate(tmp_path, CHOOSE, out="whole", workers=1)
+    monkeypatch.setattr("pairsieve.pipelines.dataset.RUN_BYTES", 3)
+    sizes: list[int] = []
+    real = Spill._batch
+
+    def batch(self: Spill, shard: Any, start: int, rows: Any, *rest: Any) -> Any:
+        sizes.append(len(rows))
+        return real(self, shard, start, rows, *rest)
+
+    monkeypatch.setattr(Spill, "_batch", batch)
+    parts = curate(tmp_path, CHOOSE, out="parts", workers=1)
+    assert max(sizes) == 3 and sum(sizes) == len(wanted())
+    assert pq.read_table(f"{parts.root}/dataset") == pq.read_table(f"{whole.root}/dataset")
+
+
+def test_what_is_about_the_web_text_is_none_of_a_captions(tmp_path: Path) -> None:
+    """Its scores in the pool, its own verdict, and lists to draw from of an earlier step."""
+    both = {"choose": {**CHOOSE["choose"], "as": "drawn", "into": "list"}}
+    result = curate(tmp_path, both, {"choose": {"texts": ["caption"], "by": "match"}})
+    table = pq.read_table(f"{result.root}/dataset")
+    assert table.num_rows and not pc.any(pc.is_valid(table["texts"])).as_py()
+    assert "choose_reason" not in table.schema.names and "drawn_reason" not in table.schema.names
+    own = curate(tmp_path, CHOOSE, out="own")
+    table = pq.read_table(f"{own.root}/dataset")
+    assert table["match"].is_null() == table["parent"].is_valid()
+
+
+def test_invalid_text_within_a_list_is_replaced(tmp_path: Path) -> None:
+    """As in a plain column, and the run goes on."""
+    texts = pa.ListArray.from_arrays(pa.array([0, 2], pa.int32()), pa.array([b"a\xff", b"b"]).view(pa.string()))
+    pq.write_table(pa.table({"image": [b"x"], "text": ["x"], "caption": texts}), tmp_path / "p.parquet")
+    spec = {"path": str(tmp_path / "p.parquet"), "columns": ["caption"]}
+    result = run({"pool": {"pairs": spec}, "filters": [{"choose": {"texts": ["caption"]}}]}, tmp_path / "run")
+    assert sorted(result.query("SELECT text FROM added")["text"].to_pylist()) == ["a\ufffd", "b"]
+
+
+@pytest.mark.parametrize("name", ["Parent", "text_score"])
+def test_a_column_in_the_way_is_named(tmp_path: Path, name: str) -> None:
+    """Of the pool or of a step, before anything runs."""
+    pool(tmp_path)
+    with pytest.raises(RecipeError, match=f"there is '{name}' already"):
+        run(with_column(tmp_path, name), tmp_path / "run")
+
+
+def with_column(folder: Path, name: str) -> dict[str, Any]:
+    """The pool with one more column."""
+    table = pq.read_table(folder / "pool.parquet")
+    pq.write_table(table.append_column(name, table["width"]), folder / "more.parquet")
+    spec = {"path": str(folder / "more.parquet"), "columns": ["match", "caption", "match_caption", name]}
+    return {"pool": {"pairs": spec}, "filters": [CHOOSE]}
+
+
+def test_texts_reach_a_dataset_of_few_columns(tmp_path: Path) -> None:
+    """They are what training is for; a column of added pairs may be named as well."""
+    recipe = {"pool": pool(tmp_path), "filters": [{"choose": {**CHOOSE["choose"], "into": "list"}}]}
+    result = run({**recipe, "output": {"dataset": {"columns": ["width"]}}}, tmp_path / "list")
+    assert pq.read_table(f"{result.root}/dataset").schema.names == ["uid", "image", "text", "width", "texts"]
+    recipe = {"pool": pool(tmp_path), "filters": [CHOOSE], "output": {"dataset": {"columns": ["parent"]}}}
+    names = pq.read_table(f"{run(recipe, tmp_path / 'pairs').root}/dataset").schema.names
+    assert names == ["uid", "image", "text", "parent", "text_source", "text_score"]
 
 
 def test_why_tells_the_story_of_an_added_pair(tmp_path: Path) -> None:
