@@ -100,7 +100,7 @@ class Spill:
         kept = np.flatnonzero(pc.is_null(verdicts["dropped_by"]).to_numpy())
         more = self._kept_added(record, kept)
         runs: list[Run] = []
-        held: list[pa.RecordBatch] = []
+        held, size_held = list[pa.RecordBatch](), 0
         with Shard(self.context, record) as shard:
             size = stored_rows(list(self.types.values()))
             for start in range(0, record.rows, size):
@@ -109,9 +109,10 @@ class Spill:
                 added = None if more is None else more.between(start, stop)
                 for batch in self._batches(shard, start, stop, rows, added):
                     held.append(batch)
-                    if sum(b.nbytes for b in held) >= RUN_BYTES:
+                    size_held += batch.nbytes
+                    if size_held >= RUN_BYTES:
                         runs.append(self._write(held, record.index, len(runs)))
-                        held = []
+                        held, size_held = [], 0
         return [*runs, self._write(held, record.index, len(runs))] if held else runs
 
     def _kept_added(self, record: PoolShard, kept: Any) -> KeptAdded | None:
@@ -255,7 +256,7 @@ class Assemble:
         return entry
 
     def _write(self, file: File, name: str) -> DatasetFile:
-        table = pa.concat_tables([read_run(self.store, *part) for part in file.slices])
+        table = pa.concat_tables([read_run(self.store, *part).combine_chunks() for part in file.slices])
         order = pc.sort_indices(table.select([k for k, _ in _ORDER]), sort_keys=_ORDER)
         self.store.remove(f"dataset/{name}")  # of another dataset, or damaged
         return write_file(self.store, f"dataset/{name}", table, order, columns.dataset(self.types))
