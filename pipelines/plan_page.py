@@ -50,8 +50,9 @@ def steps_table(plan: Plan) -> Table:
 def _step_row(step: Step) -> tuple[str, ...]:
     deciding = deciding_settings(step.filter)
     shown = ", ".join(f"{name}: {value}" for name, value in deciding.items() if value not in (None, ""))
-    reads = (*step.reads, *(n for n in step.keep_reads if n not in step.reads))
-    return step.id, step.name, ", ".join(reads), ", ".join(step.stored), shown, "pool" if step.of_pool else "survivors"
+    reads = dict.fromkeys((*step.reads, *step.keep_reads, *step.summary_reads))
+    writes = (*step.stored, *step.shown, *(["(pairs)"] if step.adds else []))
+    return step.id, step.name, ", ".join(reads), ", ".join(writes), shown, "pool" if step.of_pool else "survivors"
 
 
 def _pool(report: Report) -> str:

@@ -178,8 +178,9 @@ def test_of_pool() -> None:
     assert [step.of_pool for step in made.steps] == [False, True, True]
 
 
-ELSEWHERE = ("datacomp_", "metaclip_", "clip_", "llava_")
-"""Recipes that need files: ``test_datacomp``, ``test_metaclip`` and ``test_clip_outputs`` have them."""
+ELSEWHERE = ("datacomp_", "metaclip_", "clip_", "llava_", "blip", "laion_coco", "capsfusion", "sieve", "tmars")
+"""Recipes that need files: ``test_datacomp``, ``test_metaclip``, ``test_clip_outputs`` and ``test_capfilt_recipes`` have
+them."""
 
 
 @pytest.mark.parametrize("name", [name for name in sorted(shipped()) if not name.startswith(ELSEWHERE)])
