@@ -179,8 +179,8 @@ def test_of_pool() -> None:
 
 
 ELSEWHERE = ("datacomp_", "metaclip_", "clip_", "llava_", "blip", "laion_coco", "capsfusion", "sieve", "tmars")
-"""Recipes that need files: ``test_datacomp``, ``test_metaclip``, ``test_clip_outputs`` and ``test_capfilt_recipes`` have
-them."""
+"""Recipes that need files: ``test_datacomp``, ``test_metaclip``, ``test_clip_outputs`` and ``test_capfilt_recipes``
+have them."""
 
 
 @pytest.mark.parametrize("name", [name for name in sorted(shipped()) if not name.startswith(ELSEWHERE)])
