@@ -7,10 +7,13 @@ code; a server that is not as meant, or down, raises.  One loop, one session.
 
 import asyncio
 import json
+import re
 import ssl
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from typing import Any
 
 import aiohttp
@@ -253,9 +256,21 @@ async def _read(answer: aiohttp.ClientResponse) -> Reply:
         if len(body) > MOST_ANSWER:
             answer.close()
             return Reply(answer.status, code=ServerCode.GARBAGE, why=f"an answer of more than {MOST_ANSWER} bytes")
-    text = answer.headers.get("Retry-After", "").strip()
-    seconds = float(text) if text.isascii() and text.isdigit() and len(text) < 8 else None
-    return Reply(answer.status, bytes(body), retry_after=seconds)
+    return Reply(answer.status, bytes(body), retry_after=retry_after(answer.headers.get("Retry-After", "")))
+
+
+_SECONDS = re.compile(r"\d{1,7}(\.\d{1,6})?")
+
+
+def retry_after(text: str) -> float | None:
+    """Seconds that a server asks to wait, as a number or as a date (RFC 9110); None where it says neither."""
+    text = text.strip()
+    if _SECONDS.fullmatch(text):
+        return float(text)
+    try:
+        return max(0.0, (parsedate_to_datetime(text) - datetime.now(UTC)).total_seconds())
+    except (ValueError, TypeError, OverflowError):  # no date, or one without a zone
+        return None
 
 
 def _failure(error: Exception, timeout: float) -> Reply:

@@ -66,7 +66,7 @@ def _load(source: ItmSource, precision: str, device: "torch.device", clean: bool
     import transformers
 
     from pairsieve.filters._itm_layers import Blip2Matching, BlipMatching
-    from pairsieve.filters._transformers_models import TransformersLibrary, tower_kind
+    from pairsieve.filters._transformers_models import TransformersLibrary, checked, tower_kind
 
     known: Any = transformers
     kind, dtype = source.kind, {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[precision]
@@ -75,7 +75,7 @@ def _load(source: ItmSource, precision: str, device: "torch.device", clean: bool
     wanted = Preprocess.of_blip(known.BlipImageProcessorPil.from_pretrained(place, **where))
     _check_size(model.config.vision_config.image_size, wanted)
     text = model.config.text_config if kind == "blip" else model.config.qformer_config
-    tokenizer = known.AutoTokenizer.from_pretrained(place, trust_remote_code=False, **where)
+    tokenizer = checked(known.AutoTokenizer.from_pretrained(place, trust_remote_code=False, **where), text.vocab_size)
     tokens = ItmTokens(tokenizer, RULES[kind], text.vocab_size, text.max_position_embeddings, clean)
     head = BlipMatching(model, tokens.enc) if kind == "blip" else Blip2Matching(model)
     vision = model.vision_model

@@ -30,6 +30,19 @@ TOKENS = 256
 """At most, [CLS] and [SEP] included, where the model's own files do not say another number."""
 MOST_CHARACTERS = 65_536
 """So much of a text is tokenized."""
+ENCODERS = (
+    "albert",
+    "bert",
+    "camembert",
+    "distilbert",
+    "electra",
+    "modernbert",
+    "mpnet",
+    "nomic_bert",
+    "roberta",
+    "xlm-roberta",
+)
+"""Kinds of model that embed texts with the mean of their tokens."""
 POOLING, LIMITS = "1_Pooling/config.json", "sentence_bert_config.json"
 
 
@@ -42,6 +55,11 @@ class SentenceSource(TransformersSource):
         max_length=4096,
         description="local directory, or org/name on the hub",
     )
+
+    def check(self) -> None:
+        super().check()
+        if (kind := self.config()["model_type"]) not in ENCODERS:
+            raise ValueError(f"model: {self.model!r} is a {kind}; a sentence encoder is one of {', '.join(ENCODERS)}")
 
     def beside(self, name: str) -> Mapping[str, Any]:
         """A small file of sentence-transformers' own; ``{}`` where there is none."""
@@ -118,7 +136,7 @@ def _load(source: SentenceSource, device: "torch.device") -> Sentences:
     import torch
     import transformers
 
-    from pairsieve.filters._transformers_models import TransformersLibrary
+    from pairsieve.filters._transformers_models import TransformersLibrary, checked
 
     pooling = source.beside(POOLING)
     if pooling and not pooling.get("pooling_mode_mean_tokens"):
@@ -126,7 +144,8 @@ def _load(source: SentenceSource, device: "torch.device") -> Sentences:
     known: Any = transformers
     place, where = source.place()
     model = TransformersLibrary(source).model("AutoModel", torch.float32, device)
-    tokenizer = known.AutoTokenizer.from_pretrained(place, trust_remote_code=False, **where)
+    words = int(model.config.vocab_size)
+    tokenizer = checked(known.AutoTokenizer.from_pretrained(place, trust_remote_code=False, **where), words)
     return Sentences(model, tokenizer, _most(source.beside(LIMITS), model.config), device)
 
 

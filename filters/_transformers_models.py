@@ -45,6 +45,17 @@ class TransformersLibrary:
         return self._hf.AutoProcessor.from_pretrained(self._name, trust_remote_code=False, **chosen, **self._where)
 
 
+def checked(tokenizer: Any, words: int) -> Any:
+    """A tokenizer; raises ``UserError`` where it knows less than half of the model's words.
+
+    Without its files transformers makes one of a handful of tokens, and says nothing.
+    """
+    if 2 * len(tokenizer) < words:
+        what = f"its tokenizer knows {len(tokenizer):,} of {words:,} tokens"
+        raise UserError(f"{what}; add the tokenizer's files (tokenizer.json, or vocab.txt) to the model's")
+    return tokenizer
+
+
 def tower_kind(tower: Any, wanted: Preprocess, dtype: torch.dtype) -> tuple[object, ...]:
     """All that a vision tower's output depends on besides the picture."""
     return weights_digest(tower, tower.config.to_dict()), wanted, str(dtype)

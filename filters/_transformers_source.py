@@ -80,7 +80,10 @@ class TransformersSource(Settings):
         except UserError:
             raise
         except Exception as error:  # whatever transformers, the hub or a broken file raises
-            why = (str(error).strip() or type(error).__name__).split("\n")[0].rstrip(": ")[:300]
+            if "weights_only" in str(error):  # torch advises to run the code in the file
+                what = f"{what}: cannot load model {self.model!r}: its weights hold more than tensors"
+                raise UserError(f"{what}, and nothing else is read; give .safetensors") from None
+            why = _first(str(error)) or type(error).__name__
             raise UserError(f"{what}: cannot load model {self.model!r}: {why}") from error
 
     def _hub_file(self, name: str) -> str:
@@ -91,6 +94,13 @@ class TransformersSource(Settings):
             advice = "check the name, go online, or give a local directory"
             raise UserError(f"model: cannot fetch {name} of {self.model!r}: {why}; {advice}")
         return path
+
+
+def _first(text: str) -> str:
+    """What an error says first: its first line, with the next where it only announces it."""
+    lines = [line.strip() for line in text.split("\n") if line.strip()]
+    told = " ".join(lines[:2]) if lines and (lines[0].endswith(":") or lines[0].endswith(" of")) else "".join(lines[:1])
+    return " ".join(told.split())[:300].rstrip(": ")
 
 
 def _read(file: str) -> Mapping[str, Any]:

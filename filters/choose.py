@@ -16,6 +16,7 @@ from pydantic import BeforeValidator, Field, PositiveInt, model_validator
 from pairsieve.filters import _top
 from pairsieve.filters._choose import (
     JOINED,
+    NO_SCORE,
     OWN,
     Candidates,
     Limits,
@@ -182,6 +183,8 @@ class Choose(PoolFilter):
         found = candidates(pairs, self.texts, self._scores, Limits(self.min, self.above, settled.get("threshold")))
         if self.shortlist:
             shortlist(found, candidates(pairs, self.texts, self._shortlist_scores, Limits()), self.shortlist)
+        if self.rule == "best":
+            found.codes[(found.codes == 0) & np.isnan(found.scores)] = NO_SCORE
         most = self.most or (1 if self.rule in ("best", "first") else None)
         decide(found, self.rule, most)
         if self.rule == "join":

@@ -63,8 +63,15 @@ def _read(file: Path) -> Captions:
         raise ValueError(f"more than {MOST_BYTES:,} bytes; write Parquet")
     text = file.read_text(encoding="utf-8-sig")
     if file.suffix in (".jsonl", ".ndjson"):
-        return _of_rows(json.loads(line) for line in text.split("\n") if line.strip())
+        return _of_rows(_line(i, line) for i, line in enumerate(text.split("\n"), 1) if line.strip())
     return _of_json(json.loads(text))
+
+
+def _line(number: int, line: str) -> Any:
+    try:
+        return json.loads(line)
+    except ValueError as error:
+        raise ValueError(f"line {number}: {error}") from None
 
 
 def _of_json(found: Any) -> Captions:
@@ -122,11 +129,15 @@ def _id(item: Any) -> str:
 
 
 def of_run(run: str, caption: str, reference: str, where: str | None) -> tuple[Captions, Captions]:
-    """Two columns of texts of a run's pairs, whose ids are the uids; pairs without a reference are left out."""
+    """Two columns of texts of a run's pairs, whose ids are the uids; pairs without a reference are left out.
+
+    So are pairs that ``choose`` added: their text is one of the captions itself.
+    """
     from pairsieve.pipelines import catalog
 
     hypotheses, references = Captions(), Captions()
-    condition = f" AND ({where})" if where else ""
+    has_added = catalog.query(run, "SELECT 1 FROM duckdb_views() WHERE view_name = 'added'").num_rows
+    condition = (" AND parent IS NULL" if has_added else "") + (f" AND ({where})" if where else "")
     wanted = f"{quote(caption)} IS NOT NULL AND {quote(reference)} IS NOT NULL{condition}"
     sql = f"SELECT uid, {quote(caption)}, {quote(reference)} FROM scores WHERE {wanted} ORDER BY uid"
     for uid, one, other in zip(*(column.to_pylist() for column in catalog.query(run, sql).columns), strict=True):

@@ -254,9 +254,12 @@ class Reckoning:
         total += sum(figure.value for figure in (final, sort) if figure is not None)
         return Figure(total, "about") if total else None
 
+    def _trials(self) -> Iterable[tuple[str, Trial]]:
+        return self.tried.steps.items() if self.tried else ()
+
     def _notes(self, steps: tuple[StepPlan, ...]) -> list[str]:
         """What the figures do not tell."""
-        found = []
+        found = [f"{name}: could not be tried: {t.error}" for name, t in self._trials() if t.error is not None]
         is_tried = self.found is None and self.tried is not None
         if is_tried and any(isinstance(step.filter, GroupFilter) for step in self.plan.steps):
             found.append("duplicates: a sample meets few of the pool's; fewer pairs may stay than it says")

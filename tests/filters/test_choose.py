@@ -60,7 +60,7 @@ def literal(row: dict[str, Any], made: Choose) -> list[list[Any]]:
 
 def fault(text: str | None, score: float | None, made: Choose, seen: set[str]) -> str | None:
     """What is wrong with a text by itself."""
-    limited = made.min is not None or made.above is not None
+    limited = made.min is not None or made.above is not None or made.rule == "best"
     if text is None or not text.strip():
         return "no_text"
     if limited and score is None:
