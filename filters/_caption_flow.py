@@ -168,11 +168,11 @@ class Flow:
         if self._pictures is not None:
             name = self._pictures.name(data)
             return name, self._pictures.of(data, name)[0]
-        return b"", _by_processor(self._captioner, data)
+        return b"", by_processor(self._captioner.prepare, data)
 
     def _take(self, prepared: Callable[[], Prepared], piece: pa.RecordBatch, part: Part, start: int) -> None:
         """Give a block's images to the captioner."""
-        numbers = self._numbers(piece["uid"])
+        numbers = numbers_of(piece["uid"], self._seed, self._decoding)
         for row, (name, picture) in enumerate(prepared()):
             if isinstance(picture, str):
                 part.refuse(start + row, picture)
@@ -257,23 +257,24 @@ class Flow:
         for image, rows in done:
             image.part.take(image.row, [clean(self._captioner.text(tokens)) if tokens else None for tokens in rows])
 
-    def _numbers(self, uids: pa.Array) -> NDArray[np.float64]:
-        """[n, rows, most]: what each token of each caption is drawn by."""
-        rows, most = self._decoding.rows, self._decoding.most
-        if self._decoding.kind != "nucleus":
-            return np.zeros((len(uids), rows, most))
-        pairs = keyed_hash(uids, draw_seed(self._seed))
-        captions = item_hash(pairs[:, None], np.arange(1, rows + 1, dtype=np.uint64)[None])
-        return fractions(item_hash(captions[:, :, None], np.arange(most, dtype=np.uint64)[None, None]))
+
+def numbers_of(uids: pa.Array, seed: int, decoding: Decoding) -> NDArray[np.float64]:
+    """[n, rows, most]: what each token of each caption is drawn by."""
+    rows, most = decoding.rows, decoding.most
+    if decoding.kind != "nucleus":
+        return np.zeros((len(uids), rows, most))
+    pairs = keyed_hash(uids, draw_seed(seed))
+    captions = item_hash(pairs[:, None], np.arange(1, rows + 1, dtype=np.uint64)[None])
+    return fractions(item_hash(captions[:, :, None], np.arange(most, dtype=np.uint64)[None, None]))
 
 
-def _by_processor(captioner: Captioner, data: bytes) -> Any:
+def by_processor(prepare: Callable[[bytes], Any], data: bytes) -> Any:
     """A model's own inputs of an image, or why there are none."""
     from PIL import Image
 
     try:
         with QUIET:
-            return captioner.prepare(data)
+            return prepare(data)
     except Image.DecompressionBombError:
         return "too_many_pixels"
     except Exception:  # decoders and processors raise whatever a hostile file leads them to

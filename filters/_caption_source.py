@@ -1,7 +1,8 @@
 """Which captioner a setting means, of what kind it is, and how that kind writes captions unless told otherwise.
 
-The kinds: BLIP and BLIP-2 in transformers' format, CoCa as open_clip names it, and chat models (vision-language models
-with a chat template, as LLaVA or Qwen-VL).  Defaults are the published ones of each kind; see ``DEFAULTS``.
+The kinds: BLIP and BLIP-2 in transformers' format, CoCa as open_clip names it, chat models (vision-language models
+with a chat template, as LLaVA or Qwen-VL), and others of transformers, which write by their own ``generate`` (GIT,
+ViT-GPT2, InstructBLIP, ...).  Defaults are the published ones of each kind; see ``DEFAULTS``.
 """
 
 from collections.abc import Mapping
@@ -15,7 +16,7 @@ from pairsieve.filters._clip_source import CONFIG as OPEN_CLIP_CONFIG
 from pairsieve.filters._clip_source import ClipSource
 from pairsieve.filters._transformers_source import TransformersSource
 
-Kind = Literal["blip", "blip-2", "coca", "chat"]
+Kind = Literal["blip", "blip-2", "coca", "chat", "other"]
 DecodingName = Literal["nucleus", "greedy", "beam"]
 
 
@@ -45,10 +46,20 @@ DEFAULTS: Mapping[Kind, Defaults] = {
         128,
         0,
     ),
+    "other": Defaults("nucleus", "", 30, 1),  # BLIP-2's lengths and CapFilt's p; prompts in PROMPTS
 }
+PROMPTS: Mapping[str, str] = {
+    "blip-2": "a photo of",  # LAVIS, of BLIP-2 with T5
+    "instructblip": "A short image description:",  # InstructBLIP's, of NoCaps and Flickr30k
+    "kosmos-2": "An image of",  # Kosmos-2's
+    "git": "",
+    "pix2struct": "",
+    "vision-encoder-decoder": "",
+}
+"""By type: what models of kind ``other`` are given before a caption; the types are all that are of that kind."""
+_PROMPTLESS = ("vision-encoder-decoder",)
 _NOT_CAPTIONERS = ("ForImageTextRetrieval", "ForQuestionAnswering")
-_OTHER_PROMPTS = ("instructblip", "instructblipvideo", "git", "pix2struct", "vision-encoder-decoder", "kosmos-2")
-"""Known to transformers' auto class, but neither chat models nor of a kind with a path of its own here."""
+_OF_VIDEOS = ("instructblipvideo",)
 
 
 class CaptionSource(TransformersSource):
@@ -92,6 +103,16 @@ class CaptionSource(TransformersSource):
             return "coca"
         return _kind(self.model, self.config())
 
+    def prompt(self, chosen: str | None) -> str:
+        """What captions begin with, or a model is asked; raises ``ValueError`` where the model takes none."""
+        kind = self.kind
+        if kind != "other":
+            return DEFAULTS[kind].prompt if chosen is None else chosen
+        name = self.config()["model_type"]
+        if chosen and name in _PROMPTLESS:
+            raise ValueError(f"prompt: {Path(self.model).name!r} is of type {name!r}, which takes none; leave it out")
+        return PROMPTS[name] if chosen is None else chosen
+
 
 def _kind(model: str, config: Mapping[str, Any]) -> Kind:
     name, heads = config["model_type"], config.get("architectures") or [""]
@@ -102,14 +123,13 @@ def _kind(model: str, config: Mapping[str, Any]) -> Kind:
         return "blip"
     if name == "blip-2":
         text = config.get("text_config") or {}
-        if text.get("model_type") in ("t5", "mt5"):
-            raise ValueError(f"model: {Path(model).name!r} writes with T5; only BLIP-2 with a decoder (OPT) is read")
-        return "blip-2"
-    if name in _OTHER_PROMPTS or not (
-        {"vision_config", "vision_cfg", "image_token_id", "image_token_index"} & set(config)
-    ):
+        is_t5 = isinstance(text, dict) and text.get("model_type") in ("t5", "mt5")
+        return "other" if is_t5 else "blip-2"
+    if name in PROMPTS:
+        return "other"
+    if name in _OF_VIDEOS or not ({"vision_config", "vision_cfg", "image_token_id", "image_token_index"} & set(config)):
         raise ValueError(
             f"model: {Path(model).name!r} is of type {name!r}; captions come from blip, blip-2, CoCa of open_clip, "
-            "and vision-language models with a chat template"
+            f"{', '.join(sorted(set(PROMPTS) - {'blip-2'}))}, and vision-language models with a chat template"
         )
     return "chat"

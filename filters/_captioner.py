@@ -5,8 +5,8 @@
 in batches of fixed shapes (see ``_decode_slots``).
 """
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from pairsieve.filters._caption_source import CaptionSource, Kind
 from pairsieve.filters._decode_slots import Writer
@@ -17,6 +17,10 @@ from pairsieve.schemas.errors import UserError
 
 if TYPE_CHECKING:
     import torch
+
+    from pairsieve.filters._generating import Generating
+
+T = TypeVar("T")
 
 
 class Captioner(Writer, Protocol):
@@ -48,11 +52,29 @@ class Captioner(Writer, Protocol):
 
 def load(source: CaptionSource, prompt: str, precision: str, device: str, where: str) -> Captioner:
     """Load a captioner; raises ``UserError`` with one line for whatever goes wrong."""
-    chosen = device_of(device)
     kind = source.kind
-    dtype = _dtype(precision, chosen.type, kind)
+    return _placed(source, precision, device, where, lambda dtype, at: _load(kind, source, prompt, dtype, at))
+
+
+def load_other(source: CaptionSource, prompt: str, precision: str, device: str, where: str) -> "Generating":
+    """Load a model of kind ``other``; raises as ``load``."""
+    from pairsieve.filters._generating import Generating
+
+    return _placed(source, precision, device, where, lambda dtype, at: Generating.load(source, prompt, dtype, at))
+
+
+def _placed(
+    source: CaptionSource,
+    precision: str,
+    device: str,
+    where: str,
+    load: "Callable[[torch.dtype, torch.device], T]",
+) -> T:
+    """What ``load`` gives with the type and device that are meant."""
+    chosen = device_of(device)
+    dtype = _dtype(precision, chosen.type, source.kind)
     try:
-        return source.loaded(where, lambda: _load(kind, source, prompt, dtype, chosen))
+        return source.loaded(where, lambda: load(dtype, chosen))
     except UserError as error:
         said = str(error)
         raise UserError(said if said.startswith(where) else f"{where}: model {source.model!r}: {said}") from error
@@ -84,7 +106,8 @@ def _dtype(precision: str, device: str, kind: str) -> "torch.dtype":
         if precision not in ("auto", "fp32"):
             raise UserError(f"CoCa models compute in float32 only, not in {precision}; write precision: fp32")
         return torch.float32
-    name = ("fp32" if device == "cpu" else "bf16" if kind == "chat" else "fp16") if precision == "auto" else precision
+    usual = "fp32" if device == "cpu" else "bf16" if kind in ("chat", "other") else "fp16"  # T5 overflows in float16
+    name = usual if precision == "auto" else precision
     return {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[name]
 
 

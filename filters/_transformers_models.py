@@ -22,8 +22,11 @@ class TransformersLibrary:
         self._hf: Any = import_module("transformers")
         self._name, self._where = source.place()
 
-    def model(self, kind: str, dtype: torch.dtype, device: torch.device) -> Any:
-        """The model in evaluation mode on the device; raises ``UserError`` where weights are missing."""
+    def model(self, kind: str, dtype: torch.dtype, device: torch.device, unused: tuple[str, ...] = ()) -> Any:
+        """The model in evaluation mode on the device; raises ``UserError`` where weights are missing.
+
+        Those whose names begin as one of ``unused`` may be: what is wanted does not come by them.
+        """
         loader = getattr(self._hf, kind)
         model, notes = loader.from_pretrained(
             self._name,
@@ -33,7 +36,7 @@ class TransformersLibrary:
             output_loading_info=True,
             **self._where,
         )
-        if missing := sorted(notes.get("missing_keys") or ()):
+        if missing := sorted(key for key in notes.get("missing_keys") or () if not key.startswith(unused)):
             raise UserError(f"its weights lack {len(missing)} tensors, such as {missing[0]}")
         if wrong := sorted(notes.get("mismatched_keys") or ()):
             raise UserError(f"its weights have other shapes than its configuration says, such as {wrong[0]}")

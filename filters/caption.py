@@ -1,4 +1,4 @@
-"""Captions of images by a captioner: BLIP, BLIP-2, CoCa or a chat model, here or behind a server, k an image.
+"""Captions of images by a captioner: BLIP, BLIP-2, CoCa, a chat model or another, here or behind a server.
 
 The model is the cost: for BLIP-base at 384 pixels 127 GFLOP an image and 3 a caption of ten tokens.  An image passes
 the vision tower once, its prompt and its cross-attention's keys are held once for all its captions, and images that are
@@ -7,13 +7,14 @@ the image, its uid and the settings alone: not on the batch, the worker, the ord
 """
 
 from collections.abc import Generator, Iterator, Mapping
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import pyarrow as pa
 from pydantic import Field, NonNegativeInt, PositiveInt, PrivateAttr, model_validator
 
 from pairsieve.filters import _captioner, _chat_columns
 from pairsieve.filters._caption_flow import Flow, Part
+from pairsieve.filters._caption_other import OtherFlow
 from pairsieve.filters._caption_server import ServerFlow
 from pairsieve.filters._caption_source import DEFAULTS, CaptionSource, DecodingName, Kind
 from pairsieve.filters._chat import ChatServer
@@ -24,6 +25,9 @@ from pairsieve.filters._shared import Shared
 from pairsieve.filters._text_lists import TEXTS
 from pairsieve.filters.base import Filter, Resources, Runtime, Threshold
 from pairsieve.schemas.errors import UserError
+
+if TYPE_CHECKING:
+    from pairsieve.filters._generating import Generating
 
 _OF_SERVERS = frozenset(("server", "count", "prompt", "seed", "required"))
 """Settings that go with a server."""
@@ -40,9 +44,11 @@ MOST_TOKENS = 16_384
 class Caption(Filter):
     """Write captions of each image with a captioner: ``count`` of them, drawn, greedily, or by beam search.
 
-    ``model`` is a directory or ``org/name`` of the hub in transformers' format (BLIP, BLIP-2 with OPT, or any
-    vision-language model with a chat template), or CoCa as open_clip names it.  What is not set is as published for the
-    kind of model.  Weights are read from safetensors only, and no code of a repository is run.
+    ``model`` is a directory or ``org/name`` of the hub in transformers' format (BLIP, BLIP-2, any
+    vision-language model with a chat template, GIT, InstructBLIP, Kosmos-2, Pix2Struct, or an encoder and a decoder as
+    ViT-GPT2), or CoCa as open_clip names it.  What is not set is as published for the kind of model.  Weights are read
+    from safetensors only, and no code of a repository is run.  GIT and those after it, and BLIP-2 with T5, write by
+    their own ``generate``, one image at a time, in the caller's thread: slower, and ``batch_size`` does nothing there.
 
     Columns: ``caption``, a list of ``count`` strings, in which a caption that came out empty is null (repeats stay);
     null where an image gave none.  ``caption_error`` then says why: ``no_image``, ``broken_image``,
@@ -56,8 +62,8 @@ class Caption(Filter):
     ``server_error`` (other 5xx, connection broken), ``server_refused`` (4xx), ``server_garbage``.
 
     Draws are keyed by (seed, uid, number of the caption, token), so captions do not depend on batches, workers or
-    order.  On a GPU, and with ``precision: auto`` (float16 there, bfloat16 for chat models), they are not those of a
-    CPU; another ``batch_size`` may change the last bits there, and so now and then a word.
+    order.  On a GPU, and with ``precision: auto`` (float16 there, bfloat16 for chat models and those of ``generate``),
+    they are not those of a CPU; another ``batch_size`` may change the last bits there, and so now and then a word.
     """
 
     reads = ("uid", "image")
@@ -77,7 +83,7 @@ class Caption(Filter):
     revision: str | None = Field(None, min_length=1, max_length=255, description="branch, tag or commit on the hub")
     count: PositiveInt = Field(1, le=1000, description="captions an image")
     decoding: DecodingName | None = Field(
-        None, description="nucleus, greedy or beam; null: nucleus for BLIP and CoCa, beam for BLIP-2, greedy for chat"
+        None, description="nucleus, greedy or beam; null: beam for BLIP-2 with OPT, greedy for chat, else nucleus"
     )
     top_p: float = Field(0.9, gt=0, le=1, description="nucleus: the likeliest tokens that hold so much are drawn from")
     top_k: NonNegativeInt = Field(0, le=1_000_000, description="nucleus: from so many at most; 0: pure nucleus")
@@ -85,15 +91,16 @@ class Caption(Filter):
     repetition_penalty: float | None = Field(None, ge=0.01, le=100, description="null: 1.1 for BLIP, else none (1.0)")
     beams: PositiveInt | None = Field(None, le=64, description="beam: how many; null: 3 for BLIP, 5 for BLIP-2, else 5")
     max_length: PositiveInt | None = Field(
-        None, le=4096, description="tokens at most, as the kind counts; null: 20 BLIP, 30 BLIP-2 and CoCa, 128 chat"
+        None, le=4096, description="tokens at most, as the kind counts; null: 20 BLIP, 128 chat, 30 all else"
     )
     min_length: NonNegativeInt | None = Field(
-        None, le=4096, description="tokens before a caption may end; null: 5 BLIP and CoCa, 1 BLIP-2, 0 chat"
+        None, le=4096, description="tokens before a caption may end; null: 5 BLIP and CoCa, 0 chat, 1 all else"
     )
     prompt: str | None = Field(None, max_length=4096, description="what captions begin with, or a chat model is asked")
     seed: NonNegativeInt = Field(0, lt=2**63, description="of the draws; another seed gives other captions")
     precision: Literal["auto", "fp32", "fp16", "bf16"] = Field(
-        "auto", description="of weights and activations; auto: fp32 on a CPU and for CoCa, else fp16, bf16 for chat"
+        "auto",
+        description="of weights; auto: fp32 on a CPU and for CoCa, else fp16, for chat and others bf16",
     )
     device: Runtime[Literal["auto", "cpu", "cuda"]] = Field("auto", description="auto: the GPU where there is one")
     batch_size: PositiveInt | None = Field(
@@ -106,7 +113,7 @@ class Caption(Filter):
     required: Threshold[bool] = Field(False, description="drop pairs that got no caption")
 
     _shared: Shared | None = PrivateAttr(None)
-    _flow: Flow | None = PrivateAttr(None)
+    _flow: Flow | OtherFlow | None = PrivateAttr(None)
     _asking: ServerFlow | None = PrivateAttr(None)
 
     @model_validator(mode="after")
@@ -160,6 +167,7 @@ class Caption(Filter):
             self._asked.check(available)
             return
         self.source.check()
+        self.source.prompt(self.prompt)
         self._decoding(self.source.kind, None)
 
     def files(self) -> tuple[str, ...]:
@@ -183,18 +191,25 @@ class Caption(Filter):
         else:
             self._flow = self._opened()
 
-    def _opened(self) -> Flow:
+    def _opened(self) -> Flow | OtherFlow:
         """What writes the captions here."""
-        kind = self.source.kind
-        prompt = DEFAULTS[kind].prompt if self.prompt is None else self.prompt
+        kind, prompt = self.source.kind, self.source.prompt(self.prompt)
+        if kind == "other":
+            other = _captioner.load_other(self.source, prompt, self.precision, self.device, "caption")
+            return OtherFlow(other, self._with_room(kind, other), self.seed)
         captioner = _captioner.load(self.source, prompt, self.precision, self.device, "caption")
-        decoding = self._decoding(kind, captioner.prompt_tokens)
-        if captioner.prompt_tokens + decoding.most > captioner.most_tokens:
-            room = captioner.most_tokens - captioner.prompt_tokens
-            raise UserError(f"caption: max_length: the model has room for {max(0, room)} tokens after its prompt only")
+        decoding = self._with_room(kind, captioner)
         device = captioner.device.type
         threads = decoders(self.threads, device, self.per_gpu)
         return Flow(captioner, decoding, self.seed, self._slots(kind, device, decoding.rows), threads, self._shared)
+
+    def _with_room(self, kind: Kind, model: "_captioner.Captioner | Generating") -> Decoding:
+        """How the model writes; raises ``UserError`` where its places do not hold that."""
+        decoding = self._decoding(kind, model.prompt_tokens)
+        if model.prompt_tokens + decoding.most > model.most_tokens:
+            room = model.most_tokens - model.prompt_tokens
+            raise UserError(f"caption: max_length: the model has room for {max(0, room)} tokens after its prompt only")
+        return decoding
 
     def _slots(self, kind: Kind, device: str, rows: int) -> int:
         """Images that are written at once."""
