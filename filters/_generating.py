@@ -61,7 +61,7 @@ class Generating:
     def prepare(self, data: bytes) -> Any:
         """The model's inputs for an image; raises what decoders and processors raise."""
         with Image.open(BytesIO(data), formats=FORMATS) as image:
-            if image.width * image.height > MAX_PIXELS:
+            if self._maker.pixels(image.width, image.height) > MAX_PIXELS:
                 raise Image.DecompressionBombError
             return self._maker(image.convert("RGB"))
 
@@ -93,6 +93,8 @@ class Maker:
     def __init__(self, kind: str, processor: Any, tokenizer: Any, prompt: str) -> None:
         """Of a type of model: ``processor`` makes pictures, and for most of them the prompt's tokens too."""
         self._kind, self._processor, self._tokenizer, self._prompt = kind, processor, tokenizer, prompt
+        size = getattr(getattr(processor, "image_processor", processor), "size", None)
+        self._side = int((dict(size or {})).get("shortest_edge") or 0)
 
     @staticmethod
     def load(source: CaptionSource, prompt: str) -> "Maker":
@@ -105,6 +107,11 @@ class Maker:
         name, where = source.place()
         pictures = hf.AutoImageProcessor.from_pretrained(name, trust_remote_code=False, backend="pil", **where)
         return Maker(kind, pictures, hf.AutoTokenizer.from_pretrained(name, trust_remote_code=False, **where), prompt)
+
+    def pixels(self, width: int, height: int) -> int:
+        """Of an image of that size, or of what it is resized to before it is cropped: a strip may become huge."""
+        short, long = sorted((width, height))
+        return max(short * long, long * self._side**2 // max(1, short))
 
     def __call__(self, picture: Image.Image) -> dict[str, torch.Tensor]:
         """Tensors of one row."""

@@ -118,9 +118,45 @@ def _instructblip(out: Path) -> None:
     HF.InstructBlipProcessor(pictures, tokenizer, former, num_query_tokens=4).save_pretrained(out)
 
 
-OTHERS = {"git": _git, "vit-gpt2": _vit_gpt2, "blip2-t5": _blip2_t5, "instructblip": _instructblip}
+def _kosmos(out: Path) -> None:
+    """Kosmos-2: places of things named are tokens of its texts."""
+    tokenizer = causal_tokenizer()
+    pictures = HF.CLIPImageProcessorPil(size={"shortest_edge": 28}, crop_size=SIZE)
+    processor = HF.Kosmos2Processor(pictures, tokenizer, num_patch_index_tokens=16)
+    special = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    sizes = {"max_position_embeddings": 128, "embed_dim": 32, "layers": 2, "ffn_dim": 64, "attention_heads": 2}
+    vision = {**SMALL, "image_size": 28, "patch_size": 14}
+    text = {"vocab_size": len(tokenizer), **sizes, **special}
+    config = HF.Kosmos2Config(text_config=text, vision_config=vision, latent_query_num=64)
+    spread(HF.Kosmos2ForConditionalGeneration(config)).save_pretrained(out)
+    processor.save_pretrained(out)
+
+
+def _pix2struct(out: Path) -> None:
+    """Pix2Struct: pictures of any shape in patches."""
+    tokenizer = causal_tokenizer()
+    end, fill = tokenizer.eos_token_id, tokenizer.pad_token_id
+    sizes = {"hidden_size": 32, "d_kv": 16, "d_ff": 64}
+    text = {"vocab_size": len(tokenizer), "num_layers": 2, "num_heads": 2, **sizes}
+    vision = {"patch_embed_hidden_size": 768, "num_hidden_layers": 2, "num_attention_heads": 2, "seq_len": 64, **sizes}
+    config = HF.Pix2StructConfig(
+        text_config=text | {"decoder_start_token_id": fill, "eos_token_id": end, "pad_token_id": fill},
+        vision_config=vision | {"initializer_range": 0.02},
+    )
+    spread(HF.Pix2StructForConditionalGeneration(config)).save_pretrained(out)
+    HF.Pix2StructProcessor(HF.Pix2StructImageProcessorPil(max_patches=16), tokenizer).save_pretrained(out)
+
+
+OTHERS = {
+    "git": _git,
+    "vit-gpt2": _vit_gpt2,
+    "blip2-t5": _blip2_t5,
+    "instructblip": _instructblip,
+    "kosmos": _kosmos,
+    "pix2struct": _pix2struct,
+}
 support_capfilt.MODELS.update(OTHERS)
-PROMPTS = {"blip2-t5": "a photo of", "instructblip": "A short image description:"}
+PROMPTS = {"blip2-t5": "a photo of", "instructblip": "A short image description:", "kosmos": "An image of"}
 
 
 @cache
@@ -143,10 +179,11 @@ def inputs(name: str, data: bytes) -> dict[str, Any]:
 
 def said(name: str, data: bytes, **chosen: Any) -> list[str | None]:
     """Captions by the library's ``generate``; nothing is left of what the model says of sampling."""
-    net, _, tokenizer = theirs(name)
+    net, processor, tokenizer = theirs(name)
     given = inputs(name, data)
     usual = {"do_sample": False, "num_beams": 1, "no_repeat_ngram_size": 0, "temperature": 1.0, "top_k": 0}
     with repeatable():
         found = net.generate(**given, **usual | chosen)
-    own = given["input_ids"].shape[1] if name == "instructblip" else 1
-    return [clean(text) for text in tokenizer.batch_decode(found[:, own:], skip_special_tokens=True)]
+    own = given["input_ids"].shape[1] if name in ("instructblip", "kosmos") else 1
+    texts = tokenizer.batch_decode(found[:, own:], skip_special_tokens=True)
+    return [clean(processor.post_process_generation(text)[0] if name == "kosmos" else text) for text in texts]

@@ -38,10 +38,10 @@ def opened(name: str, where: Any = None, **chosen: Any) -> Caption:
 
 
 def texts(name: str, data: list[bytes], **chosen: Any) -> list[Any]:
-    """The captions of images."""
+    """The captions of images, null where the model wrote nothing."""
     found = captions(pairs_of(list(data)), opened(name, **chosen))
-    assert [error for _, error in found] == [None] * len(data)
-    return [captions for captions, _ in found]
+    assert {error for _, error in found} <= {None, "no_caption"}
+    return [captions or [None] for captions, _ in found]
 
 
 def flow(made: Caption) -> OtherFlow:
@@ -133,7 +133,6 @@ def test_lengths(name: str) -> None:
     with repeatable():
         rows = ours.write(ours.prepare(image(0)), flow(made)._decoding, numbers)
     assert [len(row) for row in rows] == [4, 4, 4]
-    assert all(len(text) < 5 * 12 for text in texts(name, [image(1)], max_length=4)[0])
 
 
 def test_defaults() -> None:
@@ -175,6 +174,22 @@ def test_prompts() -> None:
     usual = texts("instructblip", data, decoding="greedy", max_length=6)
     assert texts("instructblip", data, prompt="A short image description:", decoding="greedy", max_length=6) == usual
     assert texts("instructblip", data, prompt="a red dog", decoding="greedy", max_length=6) != usual
+
+
+def test_strips() -> None:
+    """A strip that would be resized to gigabytes before a picture is cut from it is refused, a short one not."""
+    found = captions(pairs_of([image(0, 1, 40_000), image(0, 2, 90)]), opened("vit-gpt2", max_length=3))
+    assert [error for _, error in found] == [None, None]  # squeezed, not cut
+    long = image(0, 200_000, 1)
+    found = captions(pairs_of([long, image(0, 90, 2)]), opened("git", max_length=3))
+    assert [error for _, error in found] == ["too_many_pixels", None]
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_half_precision(name: str) -> None:
+    """Every model writes in bfloat16 too."""
+    found = captions(pairs_of(list(images(2))), opened(name, precision="bf16", max_length=4, min_length=4))
+    assert [error for _, error in found] == [None, None]
 
 
 @pytest.mark.parametrize(
