@@ -25,6 +25,7 @@ from pairsieve.filters._transformers_models import TransformersLibrary
 from pairsieve.schemas.errors import UserError
 
 _TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id")
+_PROMPTS = ("input_ids", "decoder_input_ids")
 _WRITERS = ("language_model", "text_model")
 """Where the part that writes is kept by models whose ``generate`` calls another's."""
 UNUSED = ("encoder.pooler.",)
@@ -49,6 +50,9 @@ class Generating:
         self.prompt_tokens = 0
         with repeatable():  # what the processor makes, and a prompt, must fit the model
             sample = self._maker(Image.new("RGB", (64, 64)))
+            longest = max((sample[name].shape[1] for name in _PROMPTS if name in sample), default=0)
+            if longest >= self.most_tokens:
+                raise UserError(f"prompt: its {longest} tokens leave no place for a caption in {self.most_tokens}")
             self.prompt_tokens = self._write(sample, Decoding("greedy", 1, 1), np.zeros((1, 1)))[1]
 
     @staticmethod

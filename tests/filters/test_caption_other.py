@@ -214,6 +214,9 @@ def test_room() -> None:
             opened(name, max_length=most + 1)
         assert texts(name, [image(0)], max_length=most, min_length=most)
     assert opened("blip2-t5", max_length=1000)
+    for name in ("git", "instructblip"):
+        with pytest.raises(UserError, match=r"^caption: model '.*': prompt: its \d+ tokens leave no place"):
+            opened(name, prompt="dog " * 70)
 
 
 def test_wrong_models(tmp_path: Path) -> None:
