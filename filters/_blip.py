@@ -15,7 +15,7 @@ from pairsieve.filters._captioner import additive
 from pairsieve.filters._decode_cache import begun, cache_of
 from pairsieve.filters._decode_tree import Begun, Tree
 from pairsieve.filters._preprocess import Preprocess, normalised
-from pairsieve.filters._transformers_models import TransformersLibrary, square, tower_kind
+from pairsieve.filters._transformers_models import TransformersLibrary, checked, square, tower_kind
 
 
 class BlipCaptioner:
@@ -47,7 +47,8 @@ class BlipCaptioner:
         model = library.model("BlipForConditionalGeneration", dtype, device)
         processor = library.processor()
         wanted = square(Preprocess.of_blip(processor.image_processor), model.config.vision_config.image_size)
-        return BlipCaptioner(model, processor.tokenizer, wanted, prompt)
+        tokenizer = checked(processor.tokenizer, model.config.text_config.vocab_size)
+        return BlipCaptioner(model, tokenizer, wanted, prompt)
 
     def prepare(self, data: bytes) -> Any:
         """Not needed: pictures are made as ``wanted``."""

@@ -14,7 +14,7 @@ from pairsieve.filters._captioner import additive
 from pairsieve.filters._decode_cache import begun, cache_of
 from pairsieve.filters._decode_tree import Begun, Tree
 from pairsieve.filters._preprocess import Preprocess, normalised
-from pairsieve.filters._transformers_models import TransformersLibrary, ends_of, square, tower_kind
+from pairsieve.filters._transformers_models import TransformersLibrary, checked, ends_of, square, tower_kind
 from pairsieve.schemas.errors import UserError
 
 
@@ -49,7 +49,8 @@ class Blip2Captioner:
             raise UserError("its config.json names no image_token_index; write it again with transformers 5")
         processor = library.processor()
         wanted = square(Preprocess.of_blip(processor.image_processor), model.config.vision_config.image_size)
-        return Blip2Captioner(model, processor.tokenizer, wanted, prompt)
+        tokenizer = checked(processor.tokenizer, model.config.text_config.vocab_size)
+        return Blip2Captioner(model, tokenizer, wanted, prompt)
 
     def prepare(self, data: bytes) -> Any:
         """Not needed: pictures are made as ``wanted``."""

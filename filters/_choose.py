@@ -30,11 +30,15 @@ Codes = NDArray[np.int8]
 
 @dataclass(frozen=True)
 class Limits:
-    """What a text's score must reach: ``min`` at least, ``above`` more than, ``top`` a settled threshold at least."""
+    """What a text's score must reach: ``min`` at least, ``above`` more than, ``top`` a settled threshold at least.
+
+    With any of them, or ``is_needed``, a text needs one.
+    """
 
     min: float | None = None
     above: float | None = None
     top: float | None = None
+    is_needed: bool = False
 
     def codes(self, scores: pa.Array) -> Codes:
         """0, or why not; bounds are compared in the scores' own type."""

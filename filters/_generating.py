@@ -21,7 +21,7 @@ from pairsieve.filters._clip_batches import repeatable
 from pairsieve.filters._decode import Decoding, drawn
 from pairsieve.filters._images import MAX_PIXELS
 from pairsieve.filters._preprocess import FORMATS
-from pairsieve.filters._transformers_models import TransformersLibrary
+from pairsieve.filters._transformers_models import TransformersLibrary, checked, most_pixels, shortest_edge
 from pairsieve.schemas.errors import UserError
 
 _TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id")
@@ -59,13 +59,14 @@ class Generating:
     def load(source: CaptionSource, prompt: str, dtype: torch.dtype, device: torch.device) -> "Generating":
         """Load by name; raises what transformers raises."""
         maker = Maker.load(source, prompt)
-        library = TransformersLibrary(source)
-        return Generating(library.model("AutoModelForImageTextToText", dtype, device, UNUSED), maker)
+        model = TransformersLibrary(source).model("AutoModelForImageTextToText", dtype, device, UNUSED)
+        checked(maker.tokenizer, int(model.config.get_text_config(decoder=True).vocab_size))
+        return Generating(model, maker)
 
     def prepare(self, data: bytes) -> Any:
         """The model's inputs for an image; raises what decoders and processors raise."""
         with Image.open(BytesIO(data), formats=FORMATS) as image:
-            if self._maker.pixels(image.width, image.height) > MAX_PIXELS:
+            if most_pixels(image.width, image.height, self._maker.side) > MAX_PIXELS:
                 raise Image.DecompressionBombError
             return self._maker(image.convert("RGB"))
 
@@ -96,9 +97,8 @@ class Maker:
 
     def __init__(self, kind: str, processor: Any, tokenizer: Any, prompt: str) -> None:
         """Of a type of model: ``processor`` makes pictures, and for most of them the prompt's tokens too."""
-        self._kind, self._processor, self._tokenizer, self._prompt = kind, processor, tokenizer, prompt
-        size = getattr(getattr(processor, "image_processor", processor), "size", None)
-        self._side = int((dict(size or {})).get("shortest_edge") or 0)
+        self._kind, self._processor, self.tokenizer, self._prompt = kind, processor, tokenizer, prompt
+        self.side = shortest_edge(processor)
 
     @staticmethod
     def load(source: CaptionSource, prompt: str) -> "Maker":
@@ -112,11 +112,6 @@ class Maker:
         pictures = hf.AutoImageProcessor.from_pretrained(name, trust_remote_code=False, backend="pil", **where)
         return Maker(kind, pictures, hf.AutoTokenizer.from_pretrained(name, trust_remote_code=False, **where), prompt)
 
-    def pixels(self, width: int, height: int) -> int:
-        """Of an image of that size, or of what it is resized to before it is cropped: a strip may become huge."""
-        short, long = sorted((width, height))
-        return max(short * long, long * self._side**2 // max(1, short))
-
     def __call__(self, picture: Image.Image) -> dict[str, torch.Tensor]:
         """Tensors of one row."""
         if self._kind == "vision-encoder-decoder":
@@ -129,15 +124,15 @@ class Maker:
 
     def text(self, tokens: Sequence[int]) -> str:
         """Without special tokens; Kosmos-2's without the places of what it names."""
-        found: str = self._tokenizer.decode(list(tokens), skip_special_tokens=True)
+        found: str = self.tokenizer.decode(list(tokens), skip_special_tokens=True)
         return str(self._processor.post_process_generation(found)[0]) if self._kind == "kosmos-2" else found
 
     def _begun(self) -> dict[str, torch.Tensor]:
         """A prompt between the token that begins a text and the caption."""
         if not self._prompt:
             return {}
-        ids = self._tokenizer(self._prompt, add_special_tokens=False)["input_ids"]
-        return {"input_ids": torch.tensor([[self._tokenizer.cls_token_id, *ids]])}
+        ids = self.tokenizer(self._prompt, add_special_tokens=False)["input_ids"]
+        return {"input_ids": torch.tensor([[self.tokenizer.cls_token_id, *ids]])}
 
 
 class _Hand:

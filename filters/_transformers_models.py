@@ -59,6 +59,21 @@ def checked(tokenizer: Any, words: int) -> Any:
     return tokenizer
 
 
+def shortest_edge(processor: Any) -> int:
+    """The side that a processor resizes the shorter side of pictures to before it crops them; 0 where it does not.
+
+    With a longest edge beside it both are bounds, of sides or (Qwen-VL) of pixels.
+    """
+    size = dict(getattr(getattr(processor, "image_processor", processor), "size", None) or {})
+    return 0 if size.get("longest_edge") else int(size.get("shortest_edge") or 0)
+
+
+def most_pixels(width: int, height: int, side: int) -> int:
+    """Of an image of that size, or of what it is resized to (``shortest_edge``): a strip may become huge."""
+    short, long = sorted((width, height))
+    return max(short * long, long * side**2 // max(1, short))
+
+
 def tower_kind(tower: Any, wanted: Preprocess, dtype: torch.dtype) -> tuple[object, ...]:
     """All that a vision tower's output depends on besides the picture."""
     return weights_digest(tower, tower.config.to_dict()), wanted, str(dtype)

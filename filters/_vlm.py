@@ -22,7 +22,7 @@ from pairsieve.filters._decode_cache import cache_of
 from pairsieve.filters._decode_tree import Begun, Tree
 from pairsieve.filters._images import MAX_PIXELS
 from pairsieve.filters._preprocess import FORMATS, Preprocess
-from pairsieve.filters._transformers_models import TransformersLibrary, ends_of
+from pairsieve.filters._transformers_models import TransformersLibrary, checked, ends_of, most_pixels, shortest_edge
 from pairsieve.schemas.errors import UserError
 
 LEAST_ROOM = 64
@@ -46,6 +46,7 @@ class ChatCaptioner:
         self.device, self.dtype = model.device, model.dtype
         self.wanted = None
         self._model, self._processor = model, processor
+        self._side = shortest_edge(processor)
         self._request = request
         self._lock = threading.Lock()
         sample = self._inputs(Image.new("RGB", (64, 64)))
@@ -65,12 +66,14 @@ class ChatCaptioner:
         processor = library.processor(by_pillow=False)
         if not getattr(processor, "chat_template", None):
             raise UserError("it has no chat template")
-        return ChatCaptioner(library.model("AutoModelForImageTextToText", dtype, device), processor, prompt)
+        model = library.model("AutoModelForImageTextToText", dtype, device)
+        checked(processor.tokenizer, int(model.config.get_text_config().vocab_size))
+        return ChatCaptioner(model, processor, prompt)
 
     def prepare(self, data: bytes) -> Any:
         """The model's inputs for an image; raises what decoders and processors raise."""
         with Image.open(BytesIO(data), formats=FORMATS) as image:
-            if image.width * image.height > MAX_PIXELS:
+            if most_pixels(image.width, image.height, self._side) > MAX_PIXELS:
                 raise Image.DecompressionBombError
             picture = image.convert("RGB")
         with self._lock:  # tokenizers are not for several threads

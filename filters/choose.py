@@ -16,7 +16,6 @@ from pydantic import BeforeValidator, Field, PositiveInt, model_validator
 from pairsieve.filters import _top
 from pairsieve.filters._choose import (
     JOINED,
-    NO_SCORE,
     OWN,
     Candidates,
     Limits,
@@ -180,11 +179,11 @@ class Choose(PoolFilter):
         return _top.settle(summary, settled, self.top or 0.0)
 
     def derive(self, pairs: pa.RecordBatch, settled: Mapping[str, Any]) -> dict[str, pa.Array]:
-        found = candidates(pairs, self.texts, self._scores, Limits(self.min, self.above, settled.get("threshold")))
+        found = candidates(
+            pairs, self.texts, self._scores, Limits(self.min, self.above, settled.get("threshold"), self.rule == "best")
+        )
         if self.shortlist:
             shortlist(found, candidates(pairs, self.texts, self._shortlist_scores, Limits()), self.shortlist)
-        if self.rule == "best":
-            found.codes[(found.codes == 0) & np.isnan(found.scores)] = NO_SCORE
         most = self.most or (1 if self.rule in ("best", "first") else None)
         decide(found, self.rule, most)
         if self.rule == "join":

@@ -4,7 +4,7 @@ Time is that of measuring: reading, verdicts and writing the dataset come on top
 and the speed of the disk.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory

@@ -395,3 +395,23 @@ def test_no_number_is_no_number() -> None:
     from pairsieve.pipelines.captions import summary
 
     assert summary(Scores({"x": float("nan")}), items())["scores"] == {"x": None}
+
+
+def test_added_pairs_are_not_scored_against_themselves(tmp_path: Path) -> None:
+    """A caption that ``choose`` made a pair of is its own text."""
+    kinds = {"caption": pa.list_(pa.string()), "text": pa.string()}
+    table = {name: pa.array(values, kinds[name]) for name, values in (("caption", [["a b"]]), ("text", ["c d"]))}
+    pq.write_table(pa.table({**table, "image": [b"x"]}), tmp_path / "p.parquet")
+    spec = {"path": str(tmp_path / "p.parquet"), "columns": ["caption"]}
+    steps = [{"choose": {"texts": ["text", "caption"]}}]
+    result = run({"pool": {"pairs": spec}, "filters": steps}, tmp_path / "run")
+    hypotheses, references = of_run(result.root, "caption", "text", "dropped_by IS NULL")
+    assert result.added == 1 and list(references.texts.values()) == [["c d"]]
+    assert list(hypotheses.texts.values()) == [["a b"]]
+
+
+def test_a_bad_line_is_named_by_its_number(tmp_path: Path) -> None:
+    """As editors count them."""
+    (tmp_path / "x.jsonl").write_text('{"id": 1, "caption": "a"}\n\n{"id": 2,\n')
+    with pytest.raises(UserError, match="line 3"):
+        read(str(tmp_path / "x.jsonl"))
