@@ -31,10 +31,6 @@ class Added:
     table: pa.Table
     reasons: pa.Array
 
-    def uids(self, own: pa.Array) -> pa.Array:
-        """The uids of all pairs of the shard, its own first."""
-        return pa.concat_arrays([own, self.table["uid"].combine_chunks()])
-
     def parents(self, rows: Rows, own: int) -> Rows:
         """Where the columns of some rows are, given how many rows are the shard's own: theirs, or their parents'."""
         parents = self.table["parent_row"].to_numpy()

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from pairsieve.pipelines.dataset import RUN_BYTES
+from pairsieve.pipelines.dataset_spill import RUN_BYTES
 from pairsieve.pipelines.parquet_source import as_text, as_type, batches, open_source, plain_types, read_groups
 from pairsieve.pipelines.pool_pairs import check_images
 from pairsieve.pipelines.pools import outer_names, pick

@@ -19,7 +19,18 @@ import pyarrow as pa
 import yaml
 
 from pairsieve.filters.base import PoolFilter, deciding_settings
-from pairsieve.pipelines import accounting, added, catalog, costs, dataset, pool_rounds, recipe_file, subset, tasks
+from pairsieve.pipelines import (
+    accounting,
+    added,
+    catalog,
+    costs,
+    dataset,
+    dataset_spill,
+    pool_rounds,
+    recipe_file,
+    subset,
+    tasks,
+)
 from pairsieve.pipelines.capacity import needs_of
 from pairsieve.pipelines.costs import Cost
 from pairsieve.pipelines.engine import ATTEMPTS, Needs
@@ -265,7 +276,7 @@ class Runner:
             return
         self.store.remove(dataset.MANIFEST)
         types, folder = dataset.dataset_types(self.plan), dataset.workplace(self.store, fingerprint)
-        spill = dataset.Spill(self.context, types, folder)
+        spill = dataset_spill.Spill(self.context, types, folder)
         runs = [run for found in self._each(spill, Needs(), "dataset: sort") for run in found]
         files = dataset.cut(self.store, runs, output.rows_per_file, output.file_bytes)
         entries: list[DatasetFile] = []

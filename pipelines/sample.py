@@ -14,7 +14,7 @@ from statistics import median
 import pyarrow.parquet as pq
 
 from pairsieve.filters.base import GroupFilter, PoolFilter
-from pairsieve.pipelines import dataset, pool_rounds, tasks
+from pairsieve.pipelines import dataset, dataset_spill, pool_rounds, tasks
 from pairsieve.pipelines.groups import group
 from pairsieve.pipelines.parts import part_name
 from pairsieve.pipelines.plan import Plan
@@ -194,7 +194,7 @@ class Tryout:
         if not kept or plan.recipe.output.dataset is None:
             return None, None
         types, folder = dataset.dataset_types(plan), dataset.workplace(self.store, "sample")
-        spill = dataset.Spill(self.context, types, folder)
+        spill = dataset_spill.Spill(self.context, types, folder)
         runs = [run for record in self.shards for run in spill(record)]
         files = dataset.cut(self.store, runs, None, 1 << 62)
         names = [f"dataset/{dataset.Assemble(self.store, types, folder)(file).file}" for file in files]

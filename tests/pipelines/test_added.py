@@ -12,7 +12,7 @@ import pytest
 from pairsieve import run
 from pairsieve.filters._text_lists import SCORES, TEXTS
 from pairsieve.pipelines import accounting
-from pairsieve.pipelines.dataset import Spill
+from pairsieve.pipelines.dataset_spill import Spill
 from pairsieve.pipelines.estimate import estimate
 from pairsieve.pipelines.ingest import ingest
 from pairsieve.pipelines.pools import PoolShard
@@ -185,7 +185,7 @@ def test_parents_are_those_beside_the_image(tmp_path: Path) -> None:
 def test_many_texts_of_large_images_need_not_fit_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Sorted runs are cut by their bytes, within the texts of one shard too; the dataset is the same."""
     whole = curate(tmp_path, CHOOSE, out="whole", workers=1)
-    monkeypatch.setattr("pairsieve.pipelines.dataset.RUN_BYTES", 3)
+    monkeypatch.setattr("pairsieve.pipelines.dataset_spill.RUN_BYTES", 3)
     sizes: list[int] = []
     real = Spill._batch
 
