@@ -1,7 +1,7 @@
 """Which texts of a pair stay: its own and those of other columns, weighed against each other, for many pairs at once.
 
-Candidates lie pair by pair, in each in the order of the columns and of their lists.  Arrow and numpy throughout: 0.5 µs
-a text.
+Candidates lie pair by pair, in each in the order of the columns and of their lists.  Arrow and numpy throughout: 0.3 to
+0.8 µs a text.
 """
 
 from collections.abc import Mapping, Sequence

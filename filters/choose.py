@@ -2,7 +2,7 @@
 
 BLIP's CapFilt keeps every text that matches, BLIP-2 and LAION-COCO the best of many, Nguyen et al. (2307.10350) a
 caption only where the web text fails.  Nothing is measured: texts and scores of earlier steps are compared, again in
-every run, at about 1 µs a text.
+every run: 0.3 to 0.8 µs a text, 3 with its uid and verdict.
 """
 
 from collections.abc import Mapping
