@@ -12,7 +12,9 @@ from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
 from subprocess import DEVNULL, PIPE
+from tempfile import TemporaryDirectory
 from threading import Thread, Timer
+from urllib.parse import quote
 
 from pairsieve.schemas.errors import MissingExtraError, UserError
 
@@ -45,8 +47,7 @@ def tokenized(texts: Sequence[str]) -> list[str]:
 def meteor(hypotheses: Sequence[str], references: Sequence[Sequence[str]]) -> tuple[float, list[float]]:
     """METEOR of all, and of each, of tokenized texts."""
     asked = [_fields("SCORE", [*refs, text]) for text, refs in zip(hypotheses, references, strict=True)]
-    command = ["-Xmx2G", "-jar", str(_archive(*_METEOR)), "-", "-", "-stdio", "-l", "en", "-norm"]
-    with _talk("METEOR", command, len(asked)) as java:
+    with _plain_place(_archive(*_METEOR)) as archive, _talk("METEOR", _meteor_command(archive), len(asked)) as java:
         found = java.answers(asked, len(asked))
         scores = java.answers([" ||| ".join(["EVAL", *found])], len(asked) + 1)
     try:
@@ -54,6 +55,21 @@ def meteor(hypotheses: Sequence[str], references: Sequence[Sequence[str]]) -> tu
     except ValueError:
         raise UserError(f"METEOR gave no numbers: {' '.join(scores)[:100]!r}") from None
     return whole, each
+
+
+def _meteor_command(archive: Path) -> list[str]:
+    return ["-Xmx2G", "-jar", str(archive), "-", "-", "-stdio", "-l", "en", "-norm"]
+
+
+@contextmanager
+def _plain_place(archive: Path) -> Iterator[Path]:
+    """The archive where a space is none: METEOR looks for its data beside itself by a URL, and Java follows links."""
+    if quote(str(archive)) == str(archive):
+        yield archive
+        return
+    with TemporaryDirectory(prefix="pairsieve-") as folder:
+        (Path(folder) / "data").symlink_to(archive.parent / "data")
+        yield Path(shutil.copy(archive, folder))
 
 
 def _fields(name: str, texts: Sequence[str]) -> str:
