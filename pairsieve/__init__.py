@@ -8,16 +8,22 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from pairsieve.pipelines.export import export
+    from pairsieve.pipelines.export_settings import Csv, HuggingFace, Webdataset
     from pairsieve.pipelines.run import run
     from pairsieve.pipelines.runner import Result
     from pairsieve.schemas.errors import PairsieveError, UserError
 
-__all__ = ["PairsieveError", "Result", "UserError", "run"]
+__all__ = ["Csv", "HuggingFace", "PairsieveError", "Result", "UserError", "Webdataset", "export", "run"]
 
 _HOMES = {
+    "Csv": "pairsieve.pipelines.export_settings",
+    "HuggingFace": "pairsieve.pipelines.export_settings",
     "PairsieveError": "pairsieve.schemas.errors",
     "Result": "pairsieve.pipelines.runner",
     "UserError": "pairsieve.schemas.errors",
+    "Webdataset": "pairsieve.pipelines.export_settings",
+    "export": "pairsieve.pipelines.export",
     "run": "pairsieve.pipelines.run",
 }
 

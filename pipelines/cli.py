@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from pairsieve.pipelines.captions_cli import captions
+from pairsieve.pipelines.export_cli import export
 from pairsieve.pipelines.metadata_cli import metadata
 from pairsieve.pipelines.search_cli import search
 from pairsieve.pipelines.storage_errors import explain, is_exhausted
@@ -251,6 +252,7 @@ def cluster(
 app.command()(metadata)
 app.command()(search)
 app.add_typer(captions, name="captions")
+app.add_typer(export, name="export")
 
 
 @app.command()

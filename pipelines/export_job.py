@@ -1,0 +1,148 @@
+"""What an export is, whose files lie in its folder, and when it is finished.
+
+An export replaces an earlier one of the same format in its folder, as a whole: nothing of that survives.  A folder
+that holds anything else is refused.
+"""
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from pydantic import ValidationError
+
+from pairsieve.pipelines import export_files, export_tables, run
+from pairsieve.pipelines.export_settings import FormatName
+from pairsieve.pipelines.export_source import Dataset
+from pairsieve.pipelines.lock import MARK, WORKERS
+from pairsieve.pipelines.reshard_job import FileEntry
+from pairsieve.pipelines.store import Store
+from pairsieve.schemas.errors import UserError
+from pairsieve.schemas.run import Manifest
+
+JOB, MANIFEST, WORK = "_job.json", "_manifest.json", "_work"
+SIZES, CARD = "sizes.json", "README.md"
+_LOCKS = {MARK, WORKERS}
+_TAR = re.compile(r"\d{8,}\.tar")
+
+
+class ExportJob(Manifest):
+    """``_job.json``: all that decides what is written.  ``dataset`` and ``recipe`` are digests of the run's."""
+
+    format: str
+    dataset: str
+    settings: dict[str, Any]
+    recipe: str = ""
+    export_version: str = "1"
+
+
+class ExportManifest(Manifest):
+    """Written last: a folder without it is unfinished.
+
+    ``rows`` are the dataset's, ``written`` samples; ``left_out`` counts rows that cannot be exported, by reason, and
+    ``named`` are the uids of the first of them.
+    """
+
+    job: ExportJob
+    rows: int
+    written: int
+    left_out: dict[str, int]
+    named: dict[str, tuple[str, ...]]
+    files: tuple[FileEntry, ...]
+
+
+def open_out(out: str, format: FormatName, dataset: Dataset) -> Store:
+    """The store of an export; raises ``UserError`` for a folder that an export must not write to."""
+    if not out.strip():
+        raise UserError("OUT is empty; name a folder for the export")
+    store = Store(out)
+    if format == "csv" and not store.local:
+        raise UserError(
+            f"{out}: open_clip's csv dataset reads local files; choose a local folder, or export webdataset"
+        )
+    theirs, ours = _url(dataset.store), _url(store)
+    if ours == theirs or any(ours.startswith(f"{theirs}{name}/") for name in run.OURS):
+        raise UserError(f"{out}: is the run's own; choose a folder outside of it")
+    if store.local and "\n" in store.base:
+        raise UserError(f"{out!r}: holds a newline; choose another name")
+    check_folder(store, format)
+    return store
+
+
+def _url(store: Store) -> str:
+    return str(store.fs.unstrip_protocol(store.base)).rstrip("/") + "/"
+
+
+def check_folder(store: Store, format: str) -> None:
+    """Raise ``UserError`` for a folder with files that no export of the format wrote."""
+    names = set(store.names("")) - _LOCKS
+    if JOB in names:
+        held = _held(store)
+        if held is None or held.format != format:
+            what = "the files of another kind of job" if held is None else f"an export as {held.format}"
+            raise UserError(f"{store.root}: holds {what}; choose another folder, or remove this one first")
+    elif names:
+        name = sorted(names)[0]
+        raise UserError(f"{store.root}: holds {name!r}, which no export wrote; choose another folder")
+
+
+def _held(store: Store) -> ExportJob | None:
+    try:
+        return ExportJob.model_validate_json(store.read(JOB))
+    except (ValidationError, OSError):
+        return None
+
+
+def begin(store: Store, job: ExportJob) -> None:
+    """Make the folder this job's: what another left goes, first that by which it was finished."""
+    store.remove(MANIFEST)
+    if _held(store) == job:
+        return
+    for name in [*_first(job.format), *_outputs(store, job.format)]:
+        store.remove(name)
+    store.remove(WORK)
+    store.write_json(JOB, job.model_dump(mode="json"))
+
+
+def _first(format: str) -> list[str]:
+    """By what trainers find the rest."""
+    return {"webdataset": [SIZES], "csv": [export_files.LIST], "hf": [CARD]}[format]
+
+
+def _outputs(store: Store, format: str) -> list[str]:
+    """What else an export wrote."""
+    if format == "webdataset":
+        return [name for name in store.names("") if _TAR.fullmatch(name)]
+    return [_folder(format)]
+
+
+def _folder(format: str) -> str:
+    """Where the files of the manifest lie."""
+    return {"webdataset": "", "csv": export_files.IMAGES, "hf": export_tables.FOLDER}[format]
+
+
+def check_strangers(store: Store, format: str, files: Sequence[FileEntry]) -> None:
+    """Raise ``UserError`` for a file beside the export's that trainers would take for one of it."""
+    folder = _folder(format)
+    prefix = f"{folder}/" if folder else ""
+    known = {one.file for one in files}
+    for name in store.names(folder):
+        if prefix + name not in known and (folder or _TAR.fullmatch(name)):
+            raise UserError(
+                f"{store.root}: holds {prefix + name!r}, which is none of its {len(known)} files; remove it"
+            )
+
+
+def finished(store: Store, job: ExportJob) -> ExportManifest | None:
+    """The manifest of a finished export of this job, all its files there, and as long as they were written."""
+    if not store.exists(MANIFEST):
+        return None
+    try:
+        found = ExportManifest.model_validate_json(store.read(MANIFEST))
+    except (ValidationError, OSError):  # damaged
+        return None
+    if found.job != job or not all(store.exists(name) for name in _first(job.format)):
+        return None
+    if job.format == "csv":
+        return found if all(store.exists(one.file) for one in found.files) else None
+    sizes = store.sizes(_folder(job.format))
+    return found if all(sizes.get(one.file.rpartition("/")[2]) == one.size for one in found.files) else None
