@@ -1,0 +1,266 @@
+"""Rows put together to batches: pictures decoded into one tensor, or encoded images packed into one.
+
+A row whose image gives no picture is replaced by the next row of its row group whose image does, image, text and all,
+so that every batch has its size and a run its batches; which row that is depends on neither batches nor workers.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+import pyarrow as pa
+import torch
+from numpy.typing import NDArray
+
+from pairsieve.pipelines.feed_decode import DRAWS, Pictures
+from pairsieve.pipelines.feed_memory import new_bytes
+from pairsieve.pipelines.feed_order import Entries, Hashes
+from pairsieve.pipelines.feed_texts import Texts, Wanted
+from pairsieve.schemas import uid
+from pairsieve.schemas.columns import IMAGE
+from pairsieve.schemas.errors import UserError
+
+Draws = NDArray[np.float64]
+Decoder = Callable[[bytes, int], Any]
+
+
+@dataclass(frozen=True)
+class Columns:
+    """What of a dataset goes into batches."""
+
+    texts: Wanted
+    others: tuple[str, ...]
+    has_image: bool
+
+    @property
+    def needed(self) -> list[str]:
+        """The columns to read."""
+        images = [IMAGE] if self.has_image else []
+        return list(dict.fromkeys(["uid", *images, *self.texts.needed, *self.others]))
+
+
+class Group:
+    """A row group in memory."""
+
+    def __init__(self, table: pa.Table, columns: Columns) -> None:
+        """Take the table apart."""
+        self.uids: list[str] = table["uid"].to_pylist()
+        self.texts = Texts(table, columns.texts)
+        self.others = {name: _values(table[name]) for name in columns.others}
+        self.images = _Bytes(table[IMAGE]) if columns.has_image else None
+
+
+def _values(column: pa.ChunkedArray) -> Sequence[Any]:
+    """Floats as an array, NaN for null; all else as Python has it."""
+    return column.to_numpy() if pa.types.is_floating(column.type) else column.to_pylist()  # type: ignore[no-any-return]
+
+
+class _Bytes:
+    """The values of a binary column, where they lie."""
+
+    def __init__(self, column: pa.ChunkedArray) -> None:
+        array = column.chunk(0) if column.num_chunks == 1 else pa.concat_arrays(column.chunks)
+        _, offsets, data = array.buffers()
+        kind = np.int64 if pa.types.is_large_binary(array.type) else np.int32
+        self._data = np.frombuffer(data or b"", np.uint8)
+        self._ends: list[int] = np.frombuffer(offsets, kind)[array.offset : array.offset + len(array) + 1].tolist()
+
+    def __getitem__(self, row: int) -> NDArray[np.uint8]:
+        """uint8[n], empty for a null."""
+        return self._data[self._ends[row] : self._ends[row + 1]]
+
+
+class Images(Protocol):
+    """The images of one batch."""
+
+    def add(self, data: NDArray[np.uint8], draws: Draws, key: int) -> bool:
+        """Take another image; false where it is broken."""
+
+    def settle(self) -> None:
+        """Let go of memory that is not the batch's own."""
+
+    def tensors(self) -> dict[str, Any]:
+        """What the batch holds of them."""
+
+
+class Decoded:
+    """Pictures: ``image``, uint8[n, 3, size, size]."""
+
+    def __init__(self, rows: int, pictures: Pictures, finish: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        """Memory for so many."""
+        self._pictures, self._finish, self._count = pictures, finish, 0
+        self._out = new_bytes(rows, 3, pictures.size, pictures.size)
+        self._into = self._out.numpy()
+
+    def add(self, data: NDArray[np.uint8], draws: Draws, key: int) -> bool:
+        """See ``Images``."""
+        found = self._pictures.picture(data, draws)
+        if found is not None:
+            self._into[self._count] = found
+            self._count += 1
+        return found is not None
+
+    def settle(self) -> None:
+        """Nothing is held."""
+
+    def tensors(self) -> dict[str, Any]:
+        """See ``Images``."""
+        return {"image": self._finish(self._out[: self._count])}
+
+
+class Packed:
+    """Encoded images one after another: ``image``, uint8[bytes]; ``offsets``, int64[n + 1], where each begins."""
+
+    def __init__(self) -> None:
+        """Nothing yet."""
+        self._views: list[NDArray[np.uint8]] = []
+        self._parts: list[NDArray[np.uint8]] = []
+        self._sizes = [0]
+
+    def add(self, data: NDArray[np.uint8], draws: Draws, key: int) -> bool:
+        """See ``Images``."""
+        if len(data):
+            self._views.append(data)
+            self._sizes.append(len(data))
+        return len(data) > 0
+
+    def settle(self) -> None:
+        """Copy what lies in row groups."""
+        self._parts.append(np.concatenate(self._views))
+        self._views = []
+
+    def tensors(self) -> dict[str, Any]:
+        """See ``Images``."""
+        offsets = np.cumsum(self._sizes)
+        packed = new_bytes(int(offsets[-1]))
+        np.concatenate([*self._parts, *self._views], out=packed.numpy())
+        return {"image": packed, "offsets": torch.from_numpy(offsets)}
+
+
+class Called:
+    """What a function of the user's makes of each image: stacked where it is tensors or arrays, else a list."""
+
+    def __init__(self, decode: Decoder) -> None:
+        """Nothing yet."""
+        self._decode, self._found, self.error = decode, list[Any](), ""
+
+    def add(self, data: NDArray[np.uint8], draws: Draws, key: int) -> bool:
+        """See ``Images``."""
+        try:
+            self._found.append(self._decode(data.tobytes(), key))
+        except Exception as error:  # whatever it raises, the image is broken for it
+            self.error = f" ({type(error).__name__}: {error})"
+            return False
+        return True
+
+    def settle(self) -> None:
+        """Nothing is held."""
+
+    def tensors(self) -> dict[str, Any]:
+        """See ``Images``."""
+        first = self._found[0]
+        if isinstance(first, torch.Tensor):
+            return {"image": torch.stack(self._found)}
+        return {"image": torch.from_numpy(np.stack(self._found)) if isinstance(first, np.ndarray) else self._found}
+
+
+class NoImages:
+    """A batch of texts."""
+
+    def add(self, data: NDArray[np.uint8], draws: Draws, key: int) -> bool:
+        """See ``Images``."""
+        return True
+
+    def settle(self) -> None:
+        """Nothing is held."""
+
+    def tensors(self) -> dict[str, Any]:
+        """See ``Images``."""
+        return {}
+
+
+@dataclass
+class Batch:
+    """Rows of one batch, as they come."""
+
+    size: int
+    images: Images
+    tokenizer: Callable[[list[str]], Any] | None
+    uids: list[str] = field(default_factory=list)
+    texts: list[str] = field(default_factory=list)
+    others: dict[str, list[Any]] = field(default_factory=dict)
+    broken: int = 0
+
+    @property
+    def missing(self) -> int:
+        """How many rows it still takes."""
+        return self.size - len(self.uids)
+
+    def extend(self, entries: Entries, groups: Mapping[int, Group]) -> None:
+        """Take some rows; nothing of their groups is held on to.  Raises ``UserError`` where no image is whole."""
+        draws = draws_of(entries.hashes)
+        for slot, row, key, numbers in zip(*(a.tolist() for a in entries), draws, strict=True):
+            self._add(groups[slot], row, numbers, key)
+        if self.missing:
+            self.images.settle()
+
+    def _add(self, group: Group, row: int, draws: Draws, key: int) -> None:
+        """Take a row, or the next of its group whose image is not broken."""
+        row = self._image(group, row, draws[1:], key)
+        self.uids.append(group.uids[row])
+        self.texts.append(group.texts.of(row, draws[0]))
+        for name, values in group.others.items():
+            self.others.setdefault(name, []).append(values[row])
+
+    def _image(self, group: Group, row: int, draws: Draws, key: int) -> int:
+        count = len(group.uids)
+        for step in range(count):
+            other = (row + step) % count
+            data = group.images[other] if group.images is not None else _NOTHING
+            if self.images.add(data, draws, key):
+                self.broken += other != row
+                return other
+        why = getattr(self.images, "error", "")
+        raise UserError(
+            f"no image of a whole row group can be decoded, that of uid {group.uids[row]} among them{why}; "
+            "check 'decode', or look at one with decode='bytes'"
+        )
+
+    def finish(self) -> dict[str, Any]:
+        """The batch as it is handed out."""
+        text: Any = self.texts if self.tokenizer is None else self.tokenizer(self.texts)
+        others = {name: _joined(values) for name, values in self.others.items()}
+        return {**self.images.tensors(), "text": text, "uid": self.uids, **others, "broken": self.broken}
+
+
+def _joined(values: list[Any]) -> Any:
+    """A tensor of floats of one column, of its own type; other values as a list."""
+    return torch.from_numpy(np.array(values)) if isinstance(values[0], np.floating) else values
+
+
+def batches(
+    stream: Iterable[tuple[Entries, Mapping[int, Group]]], rows: int, size: int, begin: Callable[[int], Batch]
+) -> Iterator[dict[str, Any]]:
+    """What comes, in batches of ``size``; the last of the ``rows`` may be a smaller one."""
+    batch = begin(min(size, rows))
+    for entries, groups in stream:
+        at = 0
+        while at < len(entries.rows):
+            taken = min(batch.missing, len(entries.rows) - at)
+            batch.extend(entries.pick(slice(at, at + taken)), groups)
+            at += taken
+            if not batch.missing:
+                rows -= batch.size
+                yield batch.finish()
+                batch = begin(min(size, rows))
+        del entries, groups  # the next ones are being read
+
+
+_NOTHING = np.zeros(0, np.uint8)
+
+
+def draws_of(hashes: Hashes) -> Draws:
+    """float64[n, 1 + DRAWS] in [0, 1): what each row's text is drawn by, then its crop."""
+    items = np.arange(1, DRAWS + 2, dtype=np.uint64)
+    return uid.fractions(uid.item_hash(hashes[:, None], items))
