@@ -216,7 +216,7 @@ class PairDataset(IterableDataset[dict[str, Any]]):
         """Batches of what is left of the epoch."""
         info = get_worker_info()
         if info is None:
-            self._pieces, self._given = self._left_now(), 0
+            self._settle()
             given = self._loader() if self.workers else self._share(0, 1)
         else:
             given = self._told(info.id, info.num_workers) if self._is_ours else self._share(info.id, info.num_workers)
@@ -228,9 +228,13 @@ class PairDataset(IterableDataset[dict[str, Any]]):
             yield batch
         self.set_epoch(self.epoch + 1)
 
-    def _left_now(self) -> Pieces | None:
-        """What is left now; null for an epoch that has not begun."""
-        return after(self._left(), self._topology(self.workers), self._given) if self._given else self._pieces
+    def _settle(self) -> None:
+        """Take what is left now for what there was; an epoch whose last batch has been taken is over."""
+        topology = self._topology(self.workers)
+        if self._given and self._given == topology.batches(rows_of(self._left())):
+            self.set_epoch(self.epoch + 1)
+        if self._given:
+            self._pieces, self._given = after(self._left(), topology, self._given), 0
 
     def _loader(self) -> Iterator[dict[str, Any]]:
         """Batches of workers that have copies of this."""

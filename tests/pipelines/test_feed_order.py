@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pairsieve.pipelines.feed_order import READAHEAD, Layout, Order
+from pairsieve.pipelines.feed_order import READAHEAD, Layout
 from pairsieve.pipelines.feed_plan import Piece, whole
 from pairsieve.pipelines.feed_window import windows
 from tests.support_feed import FAR, layouts, order_of, rows_in
@@ -143,7 +143,7 @@ def spread(rows: list[int], batch: int = 256) -> float:
     return float(means.std() / (len(rows) / np.sqrt(12 * batch)))
 
 
-@pytest.mark.parametrize(("rows", "groups", "most"), [(256, 8, 8.0), (256, 32, 3.5), (64, 32, 2.3)])
+@pytest.mark.parametrize(("rows", "groups", "most"), [(256, 8, 8.0), (256, 32, 3.2), (64, 32, 3.6)])
 def test_mixing_is_as_good_as_its_window(rows: int, groups: int, most: float) -> None:
     """Factors over a full permutation of 20,000 rows, the median of 9 seeds; the window is what would be held."""
     count = 20_000 // rows
@@ -156,9 +156,3 @@ def test_mixing_is_as_good_as_its_window(rows: int, groups: int, most: float) ->
         < np.median([spread(rows_in(order_of(layout, FAR, seed=s), [whole(0, rows * count)])) for s in range(9)])
         < 1.2
     )
-
-
-def test_order_type() -> None:
-    """Orders of the same settings are equal only by what they hold, so a worker may compute its own."""
-    layout = Layout(np.array([4, 4]), np.array([8, 8]))
-    assert np.array_equal(Order(layout, 3, 1, 8).groups, Order(layout, 3, 1, 8).groups)
