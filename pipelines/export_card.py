@@ -4,15 +4,18 @@ Whatever stands in recipes, reasons and column names is escaped, so that none of
 """
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import yaml
 
-from pairsieve.pipelines import catalog, export_tables
+from pairsieve.pipelines import export_tables
+from pairsieve.pipelines.export_job import ExportManifest
 from pairsieve.pipelines.export_settings import HuggingFace
 from pairsieve.pipelines.export_source import Dataset
 from pairsieve.pipelines.recipe_public import public
+from pairsieve.pipelines.store import Store
 from pairsieve.schemas.columns import IMAGE
 from pairsieve.schemas.run import RunManifest
 
@@ -30,19 +33,18 @@ _SIZES = (
 )
 LONGEST = 200
 """Characters of a cell."""
-_PLAIN = re.compile(r"[A-Za-z0-9 ,_]*(?:[.:-] ?[A-Za-z0-9 ,_]+)*\.?")
+_PLAIN = re.compile(r"[A-Za-z0-9 ,_]*(?:[.:-][A-Za-z0-9 ,_]+)*\.?")
 _MARKUP = re.compile(r"([!-/:-@\[-`{-~])")
-_FUNNEL = "SELECT dropped_by, reason, count(*) FROM verdicts GROUP BY ALL"
 Funnel = Sequence[tuple[str, str, int]]
 
 
-def card(dataset: Dataset, settings: HuggingFace, manifest: Any, name: str) -> str:
+def card(dataset: Dataset, settings: HuggingFace, manifest: ExportManifest, name: str) -> str:
     """The whole of ``README.md``."""
     schema = export_tables.schema_of(dataset.kinds)
     head = front_matter(
         settings, manifest.written, sum(one.size for one in manifest.files), name, IMAGE in schema.names
     )
-    funnel = _funnel(dataset.store.root)
+    funnel = funnel_of(dataset.store)
     parts = [
         f"---\n{head}---\n\n# {escaped(name)}\n",
         _intro(manifest.written, len(manifest.files), funnel),
@@ -55,11 +57,16 @@ def card(dataset: Dataset, settings: HuggingFace, manifest: Any, name: str) -> s
     return "\n".join(parts)
 
 
-def _funnel(root: str) -> Funnel:
-    """(step or nothing, reason, pairs): the kept ones first, then by number."""
-    rows = zip(*(column.to_pylist() for column in catalog.query(root, _FUNNEL).columns), strict=True)
-    found = [(step or "", reason or "", int(pairs)) for step, reason, pairs in rows]
-    return sorted(found, key=lambda one: (one[0] != "", -one[2], one))
+def funnel_of(store: Store) -> Funnel:
+    """(step or nothing, reason, pairs) of a run's verdicts: the kept ones first, then by number."""
+    found: Counter[tuple[str, str]] = Counter()
+    for name in store.names("verdicts", ".parquet"):
+        table = store.table(f"verdicts/{name}", ["dropped_by", "reason"])
+        counts = table.group_by(["dropped_by", "reason"]).aggregate([([], "count_all")])
+        for row in counts.to_pylist():
+            found[row["dropped_by"] or "", row["reason"] or ""] += row["count_all"]
+    rows = [(step, reason, pairs) for (step, reason), pairs in found.items()]
+    return sorted(rows, key=lambda one: (one[0] != "", -one[2], one))
 
 
 def front_matter(settings: HuggingFace, rows: int, size: int, name: str, has_image: bool) -> str:

@@ -57,21 +57,25 @@ class Files(Writer):
         return FileEntry(file=name, rows=rows, size=size, sha256=hashlib.sha256(content).hexdigest())
 
     def is_whole(self, entry: FileEntry) -> bool:
-        """Whether the images are there, as long as they were."""
+        """Whether the images are there, as long as they were, and while the export goes on their lines too."""
         sizes = self.out.sizes(entry.file)
-        return len(sizes) == entry.rows and sum(sizes.values()) == entry.size
+        has_images = len(sizes) == entry.rows and sum(sizes.values()) == entry.size
+        return has_images and (not self.folder or self._lines(entry) is not None)
 
     def finish(self, files: Sequence[FileEntry]) -> None:
         """Join the lines of all parts."""
         with self.out.create(LIST, exclusive=False) as out:
             out.write(HEADER)
-            for index, one in enumerate(files):
-                content = self.out.read(self._lines_name(index))
-                if hashlib.sha256(content).hexdigest() != one.sha256:
-                    raise DamagedFileError(
-                        f"{self.out.root}/{one.file}: its list is damaged; remove _work and run again"
-                    )
-                out.write(content)
+            for one in files:
+                if (lines := self._lines(one)) is None:
+                    raise DamagedFileError(f"{self.out.root}/{one.file}: its lines are damaged; run the command again")
+                out.write(lines)
+
+    def _lines(self, entry: FileEntry) -> bytes | None:
+        """The lines of a part, if they are as they were written."""
+        name = self._lines_name(int(entry.file.rpartition("/")[2]))
+        content = self.out.read(name) if self.out.exists(name) else b""
+        return content if hashlib.sha256(content).hexdigest() == entry.sha256 else None
 
     def _lines_name(self, index: int) -> str:
         return f"{self.folder}/{index:05d}.csv"

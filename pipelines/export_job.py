@@ -99,7 +99,6 @@ def begin(store: Store, job: ExportJob) -> None:
         return
     for name in [*_first(job.format), *_outputs(store, job.format)]:
         store.remove(name)
-    store.remove(WORK)
     store.write_json(JOB, job.model_dump(mode="json"))
 
 

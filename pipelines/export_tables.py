@@ -42,7 +42,7 @@ class Tables(Writer):
             ):
                 for table in self._tables(part):
                     writer.write_table(table, row_group_size=len(table))
-            digest, size = hashlib.file_digest(file, "sha256").hexdigest(), file.tell()
+            digest, size = digest_of(file)
         return FileEntry(file=name, rows=part.rows, size=size, sha256=digest)
 
     def _tables(self, part: Part) -> Iterator[pa.Table]:

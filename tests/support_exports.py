@@ -35,16 +35,18 @@ def make_run(
     images: Sequence[bytes | None] | None,
     texts: Sequence[Any],
     filters: Sequence[Any] = (),
-    columns: Mapping[str, Any] | None = None,
+    extra: Mapping[str, Any] | None = None,
     **output: Any,
 ) -> Path:
-    """A finished run over pairs of these images (or none) and texts; ``output`` are settings of its dataset."""
+    """A finished run over pairs of these images (or none), texts, columns; ``output`` are settings of its dataset."""
     found: dict[str, Any] = {"image": pa.array(images, pa.binary())} if images is not None else {}
-    found |= {"text": pa.array(texts, pa.string())} | dict(columns or {})
+    found |= {"text": pa.array(texts, pa.string())} | dict(extra or {})
     root.mkdir(parents=True, exist_ok=True)
     pq.write_table(pa.table(found), root / "pool.parquet", row_group_size=40)
     kind = "pairs" if images is not None else "urls"
     pool: dict[str, Any] = {"path": str(root / "pool.parquet"), "shard_rows": 40}
+    if extra:
+        pool["columns"] = [name for name in extra if name not in ("uid", "url")]  # lists too
     recipe = {"pool": {kind: pool}, "filters": list(filters), "output": {"dataset": output or {"rows_per_file": 30}}}
     run(recipe, root / "run", workers=1, engine="local")
     return root / "run"
