@@ -17,11 +17,14 @@ from typing import Any
 
 from pairsieve.pipelines.storage_errors import explained
 from pairsieve.pipelines.store import Store
+from pairsieve.pipelines.track_benchmarks import evaluations
 from pairsieve.pipelines.track_scales import Scale, Trainer, arguments, batch_of_gpu, samples_of_checkpoint, steps
 from pairsieve.pipelines.track_shards import Data
 from pairsieve.schemas.errors import MissingExtraError, PairsieveError, UserError
 
-RECORD = "track.json"
+RECORD, RESULTS, LATEST = "track.json", "evaluation", "epoch_latest.pt"
+LONGEST = 131_000
+"""Bytes of one argument; Linux takes 131,072."""
 GRACE_S = 60
 """Seconds that a training which is told to stop may take."""
 _PLACEMENT = (
@@ -47,7 +50,6 @@ class Plan:
     command: tuple[str, ...]
     record: Mapping[str, Any]
     trainer: Trainer
-    checkpoints: int
 
     @property
     def text(self) -> str:
@@ -57,12 +59,12 @@ class Plan:
     @property
     def latest(self) -> Path:
         """The checkpoint that open_clip continues from."""
-        return self.folder / "checkpoints" / "epoch_latest.pt"
+        return self.folder / "checkpoints" / LATEST
 
     @property
     def last(self) -> Path:
         """The checkpoint of the finished training."""
-        return self.folder / "checkpoints" / f"epoch_{self.checkpoints}.pt"
+        return self.folder / "checkpoints" / f"epoch_{self.trainer.checkpoints}.pt"
 
 
 def make_plan(
@@ -73,12 +75,16 @@ def make_plan(
     if name != Path(name).name or name.startswith((".", "-")):
         raise UserError(f"--name {name!r}: is no name of a folder; give letters and digits")
     given = arguments(scale, trainer, train_data=data.train_data, factors=data.factors, logs=str(logs), name=name)
-    if any(len(part) > 131_000 for part in given):
+    if any(len(part.encode()) > LONGEST for part in given):
         raise UserError("--data: too many runs of shards for one command; pairsieve reshard writes them without gaps")
     # torchrun takes --logs for a short form of two options of its own, unless -- ends them
     command = (*_launcher(trainer, rendezvous), "-m", "--", "open_clip_train.main", *given)
-    folder = logs / name
-    record = {
+    return Plan(logs / name, command, _record(scale, trainer, data, command, logs / name), trainer)
+
+
+def _record(scale: Scale, trainer: Trainer, data: Data, command: Sequence[str], folder: Path) -> dict[str, Any]:
+    """The content of ``track.json``."""
+    return {
         **{("scale" if key == "name" else key): value for key, value in asdict(scale).items()},
         "differs_from_datacomp": scale.differences(),
         **asdict(trainer),
@@ -88,16 +94,15 @@ def make_plan(
         "data": _data_record(data),
         "versions": {package: _version(package) for package in ("open_clip_torch", "torch", "webdataset")},
         "command": list(command),
-        "evaluate": evaluation(scale.model, folder),
+        "evaluate": evaluations(scale.model, folder / "checkpoints" / LATEST, folder / RESULTS),
     }
-    return Plan(folder, command, record, trainer, trainer.checkpoints)
 
 
 def _logs(out: str) -> Path:
     """The folder for open_clip's ``--logs``, absolute: the command may be run elsewhere."""
     if not out.strip():
         raise UserError("--out is empty; name a folder")
-    if "://" in out:
+    if "://" in out or "::" in out:
         raise UserError(f"--out {out}: open_clip writes checkpoints to a local or mounted folder; name one")
     return Path(out).expanduser().absolute()
 
@@ -137,18 +142,11 @@ def _version(package: str) -> str | None:
         return None
 
 
-def evaluation(model: str, folder: Path, evalsets: str = "EVALSETS") -> list[str]:
-    """DataComp's own evaluation of the finished training, to be run in its checkout; without ``--submit``.
-
-    ``--use_model`` names the checkpoint in place of the pickle that its own training leaves.
-    """
-    checkpoint = folder / "checkpoints" / "epoch_latest.pt"
-    given = ["--train_output_dir", str(folder), "--use_model", f"{model} {checkpoint}", "--data_dir", evalsets]
-    return ["python", "evaluate.py", *given]
-
-
 def write_record(plan: Plan) -> None:
-    """Write ``track.json``; raises ``UserError`` where the folder holds the checkpoints of another training."""
+    """Write ``track.json``, and make the folder for results.
+
+    Raises ``UserError`` where the folder holds the checkpoints of another training.
+    """
     store = Store(str(plan.folder))
     if plan.latest.exists() and store.exists(RECORD):
         _check_same(store, plan)
@@ -156,6 +154,7 @@ def write_record(plan: Plan) -> None:
         raise UserError(f"{plan.folder}: holds checkpoints of nobody knows what; choose another --name or --out")
     with explained(store.root):
         store.write_json(RECORD, plan.record)
+        (plan.folder / RESULTS).mkdir(exist_ok=True)
 
 
 def _check_same(store: Store, plan: Plan) -> None:

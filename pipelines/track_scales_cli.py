@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -70,7 +71,7 @@ def scale_command(name: str) -> Callable[..., None]:
             log_every=log_every,
             seed=seed,
             grad_clip_norm=grad_clip_norm,
-            imagenet_val=imagenet_val,
+            imagenet_val=None if imagenet_val is None else str(Path(imagenet_val).expanduser().absolute()),
             report_to=report_to,
             device=device,
         )
@@ -149,4 +150,4 @@ def _train(plan: "Plan") -> None:
     with cli._resumable():
         ran = train(plan)
     typer.echo(f"{'trained' if ran else 'was trained already'}: {plan.last}", err=True)
-    typer.echo(f"evaluate, in a checkout of DataComp: {shlex.join(plan.record['evaluate'])}", err=True)
+    typer.echo(f"evaluate, in a checkout of DataComp: {shlex.join(plan.record['evaluate']['datacomp'])}", err=True)

@@ -25,10 +25,12 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from pairsieve.pipelines.reshard import reshard
-from pairsieve.pipelines.track_command import Plan, evaluation, make_plan, train, write_record
+from pairsieve.pipelines.track_benchmarks import clip_benchmark
+from pairsieve.pipelines.track_command import Plan, make_plan, train, write_record
 from pairsieve.pipelines.track_scales import SCALES, Scale, Trainer, batch_of_gpu, scale_of, steps
 from pairsieve.pipelines.track_scales_cli import scale_command
 from pairsieve.pipelines.track_shards import Data, Source, find_data, find_source, ranges
+from pairsieve.pipelines.track_tasks import find
 from pairsieve.schemas.errors import PairsieveError, PoolError, UserError
 from tests.s3 import S3Server
 from tests.support_tars import sample, write_pool, write_subset, write_tar
@@ -204,6 +206,7 @@ def test_fewer_samples_than_checkpoints(tmp_path: Path) -> None:
     [
         (" ", None, "--out is empty"),
         ("s3://bucket/x", None, "local or mounted folder"),
+        ("a::b", None, "local or mounted folder"),
         ("o", "a/b", "no name of a folder"),
         ("o", "..", "no name of a folder"),
         ("o", "-x", "no name of a folder"),
@@ -215,6 +218,13 @@ def test_places_that_do_not_do(out: str, name: str | None, what: str) -> None:
         make_plan(scale_of("small"), Trainer(), DATA, out, name)
 
 
+def test_too_many_gaps_for_one_command(tmp_path: Path) -> None:
+    """Linux bounds an argument: shards with thousands of gaps are refused in one line, not by the system."""
+    data = Data((Source("/d", tuple(f"/d/{n:08d}.tar" for n in range(0, 20_000, 2)), 10_000, None),))
+    with pytest.raises(UserError, match="too many runs of shards for one command"):
+        make_plan(scale_of("small"), Trainer(), data, str(tmp_path))
+
+
 @pytest.mark.parametrize("given", [None, "host", "host:", ":12802", "host:port"])
 def test_nodes_need_a_place_to_meet(given: str | None, tmp_path: Path) -> None:
     """Several nodes without HOST:PORT are refused."""
@@ -223,10 +233,20 @@ def test_nodes_need_a_place_to_meet(given: str | None, tmp_path: Path) -> None:
 
 
 def test_evaluation_never_submits(tmp_path: Path) -> None:
-    """DataComp's evaluation is named with the checkpoint, and without its switch that sends results away."""
-    command = evaluation("ViT-B-32", tmp_path)
-    assert f"ViT-B-32 {tmp_path}/checkpoints/epoch_latest.pt" in command
-    assert not [part for part in command if part.startswith("--submit")]
+    """The tools that evaluate are given the checkpoint, and never the switch that sends results away."""
+    plan = plan_of("small", tmp_path)
+    command = plan.record["evaluate"]["datacomp"]
+    assert f"ViT-B-32 {plan.latest}" in command
+    assert not [part for one in plan.record["evaluate"].values() for part in one if part.startswith("--submit")]
+
+
+def test_clip_benchmark_is_asked_for_what_it_measures(tmp_path: Path) -> None:
+    """31 tasks, all of accuracy or recall by class; their files are named as DataComp's download names them."""
+    command = clip_benchmark("ViT-B-32", tmp_path / "c.pt", tmp_path)
+    tasks = command[command.index("--dataset") + 1 :]
+    assert len(tasks) == 31 and {"wds/vtab/pets", "wds/wilds/camelyon17", "wds/imagenet1k"} <= set(tasks)
+    metrics = {task.metric for name in tasks if (task := find(name)) is not None}
+    assert metrics == {"acc1", "mean_per_class_recall"}
 
 
 # Shards
@@ -309,6 +329,13 @@ def test_an_unfinished_download(tmp_path: Path) -> None:
     assert "missing or unfinished: 00000002.tar" in refused(folder)
     found = find_source(str(folder), allow_missing=True)
     assert (found.shards, found.samples) == (2, 4)
+
+
+def test_a_glob_is_what_is_meant(tmp_path: Path) -> None:
+    """Of a glob only the numbering tells: shards that it leaves out are not missing."""
+    folder = write_pool(tmp_path / "d", 4, 2)
+    found = find_source(f"{folder}/0000000[12].tar")
+    assert (found.ranges, found.shards) == ((f"{folder}/{{00000001..00000002}}.tar",), 2)
 
 
 def test_shards_in_part_folders(tmp_path: Path) -> None:
@@ -573,7 +600,7 @@ def test_a_training_that_fails(trial: Path) -> None:
 
 def test_a_training_that_is_stopped(trial: Path) -> None:
     """SIGTERM ends the command within its grace, and the trainer with it."""
-    plan = trial_plan(trial, "stopped", checkpoints=48)
+    plan = trial_plan(trial, "stopped")
     options = "--workers 0 --checkpoints 48 --precision fp32 --device cpu --batch-size 8 --train-num-samples 48000"
     code = "import sys, typer\nfrom pairsieve.pipelines.track_scales_cli import scale_command\n"
     code += "app = typer.Typer()\napp.command()(scale_command('debug'))\napp()"

@@ -248,17 +248,26 @@ def test_files_of_one_model_are_one_row(tmp_path: Path) -> None:
 
 
 def test_clip_benchmarks_table(tmp_path: Path) -> None:
-    """The CSV of clip_benchmark's build: a row for a task and model, metrics as columns."""
+    """The CSV of clip_benchmark's build, columns as version 1.6.2 writes them: a row for a task and model."""
     path = tmp_path / "benchmark.csv"
     path.write_text(
-        "acc1,mean_per_class_recall,dataset,model,pretrained,task,language,model_fullname\n"
-        "0.5,0.25,wds/vtab/caltech101,B,x,zeroshot_classification,en,B x\n"
-        "0.75,0.5,wds/mnist,B,x,zeroshot_classification,en,B x\n"
-        "0.75,0.5,wds/cars,B,x,linear_probe,en,B x\n"
+        "dataset,model,task,acc5,acc1,pretrained,model_fullname,mean_per_class_recall,language\n"
+        "wds/vtab/pets,B,zeroshot_classification,nan,0.35,x.pt,B x.pt,0.3333333333333333,en\n"
+        "wds/wilds/camelyon17,B,zeroshot_classification,nan,0.5,x.pt,B x.pt,0.25,en\n"
+        "wds/cars,B,linear_probe,0.75,0.5,x.pt,B x.pt,0.5,en\n"
     )
     found = one(path)
-    assert found.values == {"Caltech-101": 0.25, "MNIST": 0.75}
+    assert found.label == "B x.pt"
+    assert found.values == {"Oxford-IIIT Pet": 0.3333333333333333, "Camelyon17": 0.5}
     assert found.absent == {"Stanford Cars": "linear_probe, not zero-shot"}
+
+
+def test_clip_benchmark_without_the_metric_that_counts(tmp_path: Path) -> None:
+    """Its accuracy on FMoW is not DataComp's, which is the worst region's: the task is missing, and why is said."""
+    path = tmp_path / "fmow.json"
+    metrics = '{"acc1": 0.5, "acc5": NaN, "mean_per_class_recall": 0.4}'
+    path.write_text(f'{{"dataset": "wds/wilds/fmow", "model": "B", "pretrained": "x", "metrics": {metrics}}}')
+    assert one(path).absent == {"FMoW": "no acc_worst_region"}
 
 
 def test_missing_tasks_are_named(tmp_path: Path) -> None:
