@@ -221,7 +221,7 @@ class PairDataset(IterableDataset[dict[str, Any]]):
         else:
             given = self._told(info.id, info.num_workers) if self._is_ours else self._share(info.id, info.num_workers)
         for batch in given:
-            if "error" in batch:
+            if info is None and "error" in batch:
                 raise batch["error"]
             self._given += 1
             self.broken += batch["broken"]

@@ -17,7 +17,7 @@ from pairsieve.pipelines import seal
 from pairsieve.pipelines.feed_source import Source
 from pairsieve.pipelines.store import TAIL_BYTES, Store
 from pairsieve.pipelines.text_lines import first_line
-from pairsieve.schemas.errors import DamagedFileError
+from pairsieve.schemas.errors import DamagedFileError, StorageError
 
 FOOTER_BYTES = 1 << 24
 """Of footers as they are written; in memory they take several times as much."""
@@ -49,9 +49,14 @@ class Reader:
         try:
             with self._open(number, name, groups) as file:
                 return file.read_row_groups(list(groups), columns=self._columns, use_threads=False)
-        except (pa.ArrowException, EOFError, IndexError, FileNotFoundError) as error:
-            said = "is missing" if isinstance(error, FileNotFoundError) else f"is damaged: {first_line(error)}"
-            raise self._damaged(name, said) from None
+        except FileNotFoundError:
+            raise self._damaged(name, "is missing") from None
+        except (pa.ArrowException, EOFError, IndexError, OSError) as error:
+            if isinstance(error, OSError) and error.errno is not None:  # Parquet's own have no number
+                raise StorageError(
+                    f"{self._store.url(name)}: {first_line(error)}; check the disk, and resume"
+                ) from error
+            raise self._damaged(name, f"is damaged: {first_line(error)}") from None
         except DamagedFileError as error:
             raise self._damaged(name, str(error)) from None
 
@@ -62,7 +67,9 @@ class Reader:
         footer = self._footer(number, name)
         if self._store.local:
             path = self._store.path(name)
-            return pq.ParquetFile(path, metadata=footer, memory_map=True, page_checksum_verification=self._verify)
+            return pq.ParquetFile(
+                path, metadata=footer, memory_map=True, pre_buffer=False, page_checksum_verification=self._verify
+            )
         ranges = _joined(_ranges(footer, groups, self._columns))
         starts, stops = zip(*ranges, strict=True) if ranges else ((), ())
         path = self._store.path(name)
@@ -71,19 +78,16 @@ class Reader:
         else:
             parts = self._store.fs.cat_ranges([path] * len(ranges), list(starts), list(stops), on_error="raise")
         file = pa.PythonFile(_Parts(dict(zip(starts, parts, strict=True))), mode="r")
-        return pq.ParquetFile(file, metadata=footer, page_checksum_verification=self._verify)
+        return pq.ParquetFile(file, metadata=footer, pre_buffer=False, page_checksum_verification=self._verify)
 
     def _footer(self, number: int, name: str) -> pq.FileMetaData:
-        with self._lock:
-            if number in self._footers:
-                self._footers.move_to_end(number)
-                return self._footers[number]
-        found = seal.check(self._end(number, name), is_whole=False)
-        with self._lock:
-            self._footers[number] = found
+        with self._lock:  # two groups of a file may be read at once
+            if number not in self._footers:
+                self._footers[number] = seal.check(self._end(number, name), is_whole=False)
+            self._footers.move_to_end(number)
             while len(self._footers) > 1 and sum(f.serialized_size for f in self._footers.values()) > FOOTER_BYTES:
                 self._footers.popitem(last=False)
-        return found
+            return self._footers[number]
 
     def _end(self, number: int, name: str) -> pa.Buffer:
         """At least the footer: of a remote file one request, or two for a large footer."""
