@@ -18,7 +18,7 @@ def new_bytes(*shape: int) -> torch.Tensor:
     """An uint8 tensor of any content: in a loader's worker in shared memory, else on huge pages where there are any."""
     size = prod(shape)
     if get_worker_info() is not None:
-        shared = torch.UntypedStorage._new_shared(size)
+        shared = torch.UntypedStorage._new_shared(size)  # type: ignore[no-untyped-call]  # as torch's own collating
         return torch.empty(0, dtype=torch.uint8).set_(shared).view(shape)
     if size < LARGE or not hasattr(mmap, "MADV_HUGEPAGE"):
         return torch.empty(shape, dtype=torch.uint8)

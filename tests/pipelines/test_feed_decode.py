@@ -171,4 +171,5 @@ def test_it_is_opencvs_jpeg_too() -> None:
     found = made(data, crop="center")
     wanted = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
     assert found is not None
+    assert wanted is not None
     assert np.array_equal(found, wanted.transpose(2, 0, 1))

@@ -44,11 +44,13 @@ class Held:
     alive = most = 0
 
     def __init__(self, size: int) -> None:
+        """One more."""
         self.size = size
         Held.alive += size
         Held.most = max(Held.most, Held.alive)
 
     def __del__(self) -> None:
+        """One less."""
         Held.alive -= self.size
 
 

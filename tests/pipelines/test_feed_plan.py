@@ -1,4 +1,4 @@
-"""The plan of an epoch: every row once, equal ranks, exact resume, whatever is killed and however it is divided again."""
+"""The plan of an epoch: every row once, equal ranks, exact resume, whatever is killed and divided again."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pairsieve.pipelines.feed_order import Layout, Order
-from pairsieve.pipelines.feed_plan import Topology, after, divide, rows_of, whole
+from pairsieve.pipelines.feed_plan import Pieces, Topology, after, divide, rows_of, whole
 from tests.support_feed import flat, layouts, order_of, streams, topologies
 
 WINDOWS = st.sampled_from([10, 90, 200, 10_000])
@@ -49,7 +49,7 @@ def most_left(topology: Topology) -> int:
 
 @given(orders(), topologies())
 def test_an_epoch_hands_out_every_row_once(order: Order, topology: Topology) -> None:
-    """Up to the stated remainder; every rank has equally many batches of equal sizes, of which the last may be short."""
+    """But for the stated remainder; ranks have as many batches of the same sizes, of which the last may be short."""
     ranks = streams(order, [whole(0, order.rows)], topology)
     given_out = flat(flat(ranks))  # type: ignore[arg-type]
     assert stays_in(given_out, all_rows(order))
@@ -63,7 +63,7 @@ def test_an_epoch_hands_out_every_row_once(order: Order, topology: Topology) -> 
 @given(orders(), topologies(), st.data())
 def test_killed_and_resumed_alike_is_the_unkilled_stream(order: Order, topology: Topology, data: Any) -> None:
     """Batch by batch on every rank, however often it is killed."""
-    pieces = (whole(0, order.rows),)
+    pieces: Pieces = (whole(0, order.rows),)
     wanted = streams(order, pieces, topology)
     found: list[list[list[int]]] = [[] for _ in wanted]
     for steps in data.draw(st.lists(st.integers(0, 6), max_size=4)):
@@ -80,7 +80,8 @@ def test_other_ranks_workers_and_batches_hand_out_the_rest(
     order: Order, kills: list[tuple[Topology, int]], last: Topology
 ) -> None:
     """No row twice and none lost but for the last topology's remainder, after any kills of any topologies."""
-    pieces, found = (whole(0, order.rows),), list[int]()
+    found = list[int]()
+    pieces: Pieces = (whole(0, order.rows),)
     for topology, steps in kills:
         found += flat(flat(streams(order, pieces, topology, steps)))  # type: ignore[arg-type]
         pieces = after(pieces, topology, steps)
@@ -108,7 +109,8 @@ def test_what_rests_is_smaller_than_the_world(topology: Topology, rows: int) -> 
 
 def test_pieces_stay_few() -> None:
     """A state of 64 ranks of 8 workers that is saved after every step has two pieces a worker at most."""
-    topology, pieces = Topology(64, 8, 256, False), (whole(0, 100_000_000),)
+    topology = Topology(64, 8, 256, False)
+    pieces: Pieces = (whole(0, 100_000_000),)
     for _ in range(20):
         pieces = after(pieces, topology, 1)
     assert len(pieces) <= 2 * 64 * 8

@@ -84,5 +84,5 @@ def test_no_text_is_drawn_twice_as_often() -> None:
 @pytest.mark.parametrize("values", [[1, 2], [[1], [2]], [{"a": 1}, {"a": 2}]])
 def test_columns_that_hold_no_text(values: list[Any]) -> None:
     """One line names the column and its type."""
-    with pytest.raises(UserError, match="text: column 'n' is .*, not strings or lists of strings"):
+    with pytest.raises(UserError, match=r"text: column 'n' is .*, not strings or lists of strings"):
         Texts(pa.table({"n": values, "text": ["a", "b"]}), Wanted(("n", "text")))
