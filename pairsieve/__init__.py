@@ -10,15 +10,17 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pairsieve.pipelines.export import export
     from pairsieve.pipelines.export_settings import Csv, HuggingFace, Webdataset
+    from pairsieve.pipelines.feed import PairDataset
     from pairsieve.pipelines.run import run
     from pairsieve.pipelines.runner import Result
     from pairsieve.schemas.errors import PairsieveError, UserError
 
-__all__ = ["Csv", "HuggingFace", "PairsieveError", "Result", "UserError", "Webdataset", "export", "run"]
+__all__ = ["Csv", "HuggingFace", "PairDataset", "PairsieveError", "Result", "UserError", "Webdataset", "export", "run"]
 
 _HOMES = {
     "Csv": "pairsieve.pipelines.export_settings",
     "HuggingFace": "pairsieve.pipelines.export_settings",
+    "PairDataset": "pairsieve.pipelines.feed",
     "PairsieveError": "pairsieve.schemas.errors",
     "Result": "pairsieve.pipelines.runner",
     "UserError": "pairsieve.schemas.errors",
