@@ -179,11 +179,12 @@ def check_machine(plan: Plan) -> None:
     """Raise an error of one line where this machine cannot run the command."""
     if missing := [name for name in _NEEDED if find_spec(name) is None]:
         raise MissingExtraError(f"training needs {missing[0]}: pip install 'open_clip_torch[training]'")
-    if plan.trainer.device != "cuda":
-        if plan.trainer.world > 1:
-            raise UserError(
-                f"--device {plan.trainer.device}: open_clip trains in one process there; give 1 GPU, 1 node"
-            )
+    reports, device, world = plan.trainer.report_to, plan.trainer.device, plan.trainer.world
+    if reports is not None and find_spec(reports) is None:
+        raise MissingExtraError(f"--report-to {reports}: pip install {reports}")
+    if device != "cuda":
+        if world > 1:
+            raise UserError(f"--device {device}: open_clip trains in one process there, not {world}")
         return
     import torch
 

@@ -31,7 +31,7 @@ from pairsieve.pipelines.track_scales import SCALES, Scale, Trainer, batch_of_gp
 from pairsieve.pipelines.track_scales_cli import scale_command
 from pairsieve.pipelines.track_shards import Data, Source, find_data, find_source, ranges
 from pairsieve.pipelines.track_tasks import find
-from pairsieve.schemas.errors import PairsieveError, PoolError, UserError
+from pairsieve.schemas.errors import MissingExtraError, PairsieveError, PoolError, UserError
 from tests.s3 import S3Server
 from tests.support_tars import sample, write_pool, write_subset, write_tar
 
@@ -487,6 +487,28 @@ def test_without_gpus_one_line(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"small: 64 GPUs asked for, \d+ found by torch; .*--print"):
         train(plan)
     assert not (tmp_path / "o").exists()
+
+
+@pytest.mark.parametrize(
+    ("package", "settings", "what"),
+    [
+        ("webdataset", {}, r"needs webdataset: pip install 'open_clip_torch\[training\]'"),
+        ("wandb", {"report_to": "wandb"}, "--report-to wandb: pip install wandb"),
+    ],
+)
+def test_without_its_packages(
+    package: str, settings: dict[str, str], what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A package that the training needs and that is not installed is named with the command that installs it."""
+    monkeypatch.setitem(sys.modules, package, None)  # Python's own way of saying that there is none
+    with pytest.raises(MissingExtraError, match=what):
+        train(plan_of("small", tmp_path, **settings))
+
+
+def test_several_processes_on_a_cpu(tmp_path: Path) -> None:
+    """open_clip cannot train on CPUs in several processes: refused before it would fail."""
+    with pytest.raises(UserError, match="--device cpu: open_clip trains in one process there, not 2"):
+        train(plan_of("small", tmp_path, gpus=2, device="cpu"))
 
 
 def test_another_training_is_not_continued(tmp_path: Path) -> None:
