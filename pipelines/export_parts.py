@@ -42,7 +42,7 @@ class Samples:
         """The ending of its file, and the bytes, of each image."""
         for image in images_of(self.table):
             assert image is not None  # the survey left such rows out
-            yield ending_of(kind_of(image) or ""), memoryview(image)
+            yield ending_of(kind_of(image) or ""), image
 
 
 @dataclass

