@@ -23,6 +23,7 @@ from pairsieve.pipelines.export_cli import export
 from pairsieve.pipelines.metadata_cli import metadata
 from pairsieve.pipelines.search_cli import search
 from pairsieve.pipelines.storage_errors import explain, is_exhausted
+from pairsieve.pipelines.track_cli import track
 from pairsieve.schemas.errors import MissingExtraError, PairsieveError, UserError
 
 DEBUG = "PAIRSIEVE_DEBUG"
@@ -252,6 +253,7 @@ def cluster(
 app.command()(metadata)
 app.command()(search)
 app.add_typer(captions, name="captions")
+app.add_typer(track, name="track")
 app.add_typer(export, name="export")
 
 
