@@ -27,6 +27,7 @@ from pairsieve.pipelines.export_job import (
     check_folder,
     check_strangers,
     finished,
+    listing,
     open_out,
 )
 from pairsieve.pipelines.export_parts import Rule, Writer, light
@@ -137,9 +138,7 @@ class _Export:
         files = self._write(writer, cut(seen, self._count(seen)))
         check_strangers(self.store, self.settings.name, files)
         self._check_dataset()
-        manifest = self._manifest(seen, files)
-        self._finish(writer, manifest)
-        return manifest
+        return self._finish(writer, self._manifest(seen, files))
 
     def _is_whole(self, known: ExportManifest) -> bool:
         """Whether every file is as it was written, where it lies on a disk."""
@@ -227,7 +226,7 @@ class _Export:
             files=tuple(files),
         )
 
-    def _finish(self, writer: Writer, manifest: ExportManifest) -> None:
+    def _finish(self, writer: Writer, manifest: ExportManifest) -> ExportManifest:
         """What readers look at first, then the manifest, by which the export is finished."""
         if isinstance(writer, export_files.Files):
             writer.finish(manifest.files)
@@ -235,8 +234,10 @@ class _Export:
             self.store.write(CARD, export_card.card(self.dataset, self.settings, manifest, _name(self.store)).encode())
         else:
             self.store.write_json(SIZES, export_tars.sizes(manifest.files))
-        self.store.write_json(MANIFEST, manifest.model_dump(mode="json"))
+        done = manifest.model_copy(update={"listing": listing(self.store, self.job.format)})
+        self.store.write_json(MANIFEST, done.model_dump(mode="json"))
         self.store.remove(WORK)
+        return done
 
 
 def _flaws(seen: Sequence[Seen]) -> Flaws:

@@ -4,6 +4,7 @@ An export replaces an earlier one of the same format in its folder, as a whole: 
 that holds anything else is refused.
 """
 
+import hashlib
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -39,7 +40,8 @@ class ExportManifest(Manifest):
     """Written last: a folder without it is unfinished.
 
     ``rows`` are the dataset's, ``written`` samples; ``left_out`` counts rows that cannot be exported, by reason, and
-    ``named`` are the uids of the first of them.
+    ``named`` are the uids of the first of them.  ``listing`` is the SHA-256 of what readers look at first, but for a
+    card, which may be edited.
     """
 
     job: ExportJob
@@ -48,6 +50,7 @@ class ExportManifest(Manifest):
     left_out: dict[str, int]
     named: dict[str, tuple[str, ...]]
     files: tuple[FileEntry, ...]
+    listing: str = ""
 
 
 def open_out(out: str, format: FormatName, dataset: Dataset) -> Store:
@@ -97,14 +100,21 @@ def begin(store: Store, job: ExportJob) -> None:
     store.remove(MANIFEST)
     if _held(store) == job:
         return
-    for name in [*_first(job.format), *_outputs(store, job.format)]:
+    for name in [_first(job.format), *_outputs(store, job.format)]:
         store.remove(name)
     store.write_json(JOB, job.model_dump(mode="json"))
 
 
-def _first(format: str) -> list[str]:
-    """By what trainers find the rest."""
-    return {"webdataset": [SIZES], "csv": [export_files.LIST], "hf": [CARD]}[format]
+def _first(format: str) -> str:
+    """By what readers find the rest."""
+    return {"webdataset": SIZES, "csv": export_files.LIST, "hf": CARD}[format]
+
+
+def listing(store: Store, format: str) -> str:
+    """SHA-256 of what readers look at first; nothing for a card, and where there is none."""
+    if format == "hf" or not store.exists(_first(format)):
+        return ""
+    return hashlib.sha256(store.content(_first(format))).hexdigest()
 
 
 def _outputs(store: Store, format: str) -> list[str]:
@@ -139,7 +149,7 @@ def finished(store: Store, job: ExportJob) -> ExportManifest | None:
         found = ExportManifest.model_validate_json(store.read(MANIFEST))
     except (ValidationError, OSError):  # damaged
         return None
-    if found.job != job or not all(store.exists(name) for name in _first(job.format)):
+    if found.job != job or listing(store, job.format) != found.listing:
         return None
     if job.format == "csv":
         return found if all(store.exists(one.file) for one in found.files) else None

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from pairsieve.filters._headers import HEAD_BYTES, sniff
@@ -82,17 +83,18 @@ class Survey:
     def _look(self, item: Item) -> Seen:
         check(self.run, item.entry)
         names = ["uid", *([IMAGE] if self.has_image else []), *([self.text] if self.text else [])]
-        counts, uids, flaws = [np.zeros(0, np.uint32)], list[str](), Flaws()
+        samples, again, flaws = list[Counts](), list[Counts](), Flaws()
+        first, last, trail = "", "", 0
         for table, _ in groups(self.run, item.entry, names, is_checked=self.run.local):
-            own = table["uid"].to_pylist()
-            counts.append(self._counts(table, own, flaws))
-            uids += own
-        samples, again = np.concatenate(counts), occurrences(uids)
-        self.out.write(rows_name(self.folder, item.index), _packed(np.stack([samples, again])))
-        trail = int(again[-1]) + 1 if len(uids) else 0
-        return Seen(item.index, len(uids), _rounds(samples), uids[0], uids[-1], trail, flaws.counts, flaws.names)
+            uids = table["uid"].combine_chunks()
+            samples.append(self._counts(table, uids, flaws))
+            again.append(occurrences(uids, last, trail))
+            first, last, trail = first or uids[0].as_py(), uids[-1].as_py(), int(again[-1][-1]) + 1
+        counts = np.concatenate(samples)
+        self.out.write(rows_name(self.folder, item.index), _packed(np.stack([counts, np.concatenate(again)])))
+        return Seen(item.index, len(counts), _rounds(counts), first, last, trail, flaws.counts, flaws.names)
 
-    def _counts(self, table: pa.Table, uids: Sequence[str], flaws: Flaws) -> Counts:
+    def _counts(self, table: pa.Table, uids: pa.Array, flaws: Flaws) -> Counts:
         """Samples of each row; 0 for one that is left out, which is counted by its reason."""
         found = np.ones(len(uids), np.uint32)
         if self.text is not None:
@@ -100,7 +102,7 @@ class Survey:
             found = (counts if self.captions == "each" else np.minimum(counts, 1)).astype(np.uint32)
         for row, flaw in enumerate(self._image_flaws(table)):
             if flaw is not None or not found[row]:
-                flaws.add(flaw or NO_TEXT, uids[row])
+                flaws.add(flaw or NO_TEXT, uids[row].as_py())
                 found[row] = 0
         return found
 
@@ -139,12 +141,15 @@ def kind_of(image: memoryview) -> str | None:
     return sniff(image[:HEAD_BYTES].tobytes())
 
 
-def occurrences(uids: Sequence[str]) -> Counts:
-    """How many rows before each, side by side with it, have its uid."""
-    array = np.array(uids, dtype="S32")
-    starts = np.concatenate([[True], array[1:] != array[:-1]]) if len(array) else np.zeros(0, bool)
-    places = np.arange(len(array))
-    return (places - np.maximum.accumulate(np.where(starts, places, 0))).astype(np.uint32)
+def occurrences(uids: pa.Array, last: str = "", before: int = 0) -> Counts:
+    """How many rows before each, side by side with it, have its uid; ``before`` rows of uid ``last`` precede them."""
+    if not len(uids):
+        return np.zeros(0, np.uint32)
+    is_new = pc.not_equal(uids.slice(1), uids.slice(0, len(uids) - 1)).to_numpy(zero_copy_only=False)
+    places = np.arange(len(uids))
+    starts = np.where(np.concatenate([[uids[0].as_py() != last], is_new]), places, -1)
+    began = np.maximum.accumulate(starts)
+    return np.where(began < 0, places + before, places - began).astype(np.uint32)
 
 
 def _rounds(samples: Counts) -> tuple[int, ...]:

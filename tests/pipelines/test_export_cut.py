@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import numpy as np
+import pyarrow as pa
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -19,7 +20,7 @@ def seen(files: Files) -> list[Seen]:
     for i, rows in enumerate(files):
         counts, uids = [count for _, count in rows], [uid for uid, _ in rows]
         rounds = tuple(sum(count > j for count in counts) for j in range(max(counts)))
-        found.append(Seen(i, len(rows), rounds, uids[0], uids[-1], int(occurrences(uids)[-1]) + 1))
+        found.append(Seen(i, len(rows), rounds, uids[0], uids[-1], int(occurrences(pa.array(uids))[-1]) + 1))
     return found
 
 
@@ -46,17 +47,20 @@ def test_parts_hold_every_sample_once_in_order(files: Files, asked: int) -> None
 def test_a_uid_is_counted_on_through_files(files: Files) -> None:
     """What a slice knows of the files before it is how often its first uid stood at their end."""
     flat = [uid for rows in files for uid, _ in rows]
-    wanted, starts = occurrences(flat).tolist(), np.cumsum([0, *map(len, files)])
+    wanted, starts = occurrences(pa.array(flat)).tolist(), np.cumsum([0, *map(len, files)])
     for part in cut(seen(files), 1):
         for one in part.slices:
             assert one.before == wanted[starts[one.file]]
 
 
-@given(st.lists(st.sampled_from(["x" * 32, "y" * 32, "z" * 32]), max_size=12))
-def test_occurrences_count_neighbours(uids: list[str]) -> None:
-    """As a loop does."""
-    found, last = [], None
+@given(st.lists(st.sampled_from(["x", "y", "z"]), max_size=12), st.integers(0, 12))
+def test_occurrences_count_neighbours(uids: list[str], end: int) -> None:
+    """As a loop does, in one piece or in two."""
+    wanted, last = list[int](), None
     for uid in uids:
-        found.append(found[-1] + 1 if uid == last else 0)
+        wanted.append(wanted[-1] + 1 if uid == last else 0)
         last = uid
-    assert occurrences(uids).tolist() == found
+    first, second = uids[:end], uids[end:]
+    begun = occurrences(pa.array(first, pa.string())).tolist()
+    rest = (first[-1], begun[-1] + 1) if first else ("", 0)
+    assert begun + occurrences(pa.array(second, pa.string()), *rest).tolist() == wanted
