@@ -270,7 +270,8 @@ def _name(store: Store) -> str:
 def summary(manifest: ExportManifest, out: str) -> list[str]:
     """What a finished export is, and how training reads it, in a few lines."""
     sizes = sorted(one.rows for one in manifest.files)
-    lines = [f"wrote {manifest.written:,} samples in {len(sizes):,} parts of {sizes[0]:,} to {sizes[-1]:,}: {out}"]
+    parts = f"{len(sizes):,} parts of {sizes[0]:,} to {sizes[-1]:,}" if len(sizes) > 1 else "1 part"
+    lines = [f"wrote {manifest.written:,} samples in {parts}: {out}"]
     lines += [f"left out: {line}" for line in _lines(manifest.left_out, manifest.named)]
     return [*lines, f"read it: {_how(manifest, out)}"]
 
