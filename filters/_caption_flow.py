@@ -23,7 +23,7 @@ from pairsieve.filters._clip_flow import AHEAD, one_torch_thread
 from pairsieve.filters._decode import Decoding
 from pairsieve.filters._decode_slots import Slots
 from pairsieve.filters._decode_tree import Begun
-from pairsieve.filters._pictures_shared import CPU_IMAGES, GPU_IMAGES, Encodings, Pictures
+from pairsieve.filters._pictures_shared import CPU_IMAGES, GPU_IMAGES, Encodings, Pictures, images_at_once
 from pairsieve.filters._preprocess import QUIET
 from pairsieve.filters._shared import Shared
 from pairsieve.filters.base import batches
@@ -108,16 +108,15 @@ class Flow:
     ) -> None:
         """Threads are started at once; none for 0."""
         self._captioner, self._decoding, self._seed, self._slots = captioner, decoding, seed, slots
-        is_gpu = captioner.device.type == "cuda"
-        self._at_once = GPU_IMAGES if is_gpu else CPU_IMAGES
-        self._begin_at_once = self._at_once if is_gpu else 1
+        self._at_once = GPU_IMAGES if captioner.device.type == "cuda" else CPU_IMAGES
         self._pictures: Pictures | None = None
         self._encodings: Encodings | None = None
         if captioner.wanted is not None:
             self._pictures = Pictures(shared, [captioner.wanted])
             kind = captioner.tower_kind()
-            self._encodings = Encodings(shared, captioner.tower, kind, captioner.device)
-            self._at_once = self._encodings.batch
+            self._at_once = images_at_once(captioner.wanted, captioner.device.type)
+            self._encodings = Encodings(shared, captioner.tower, kind, captioner.device, self._at_once)
+        self._begin_at_once = self._at_once
         self._pool = ThreadPoolExecutor(threads, "pairsieve-decode", one_torch_thread) if threads else None
         self._ahead = AHEAD * threads
         self._work = _Work()

@@ -65,6 +65,8 @@ _OF_VIDEOS = ("instructblipvideo",)
 class CaptionSource(TransformersSource):
     """A captioner by name."""
 
+    demo = "demo-blip"
+
     pretrained: str | None = Field(None, description="open_clip's pretrained tag, or a weights file")
 
     @property

@@ -10,7 +10,6 @@ import json
 from collections.abc import Mapping
 from difflib import get_close_matches
 from functools import lru_cache
-from importlib.resources import files
 from importlib.util import find_spec
 from pathlib import Path
 from time import monotonic
@@ -18,11 +17,10 @@ from typing import Any
 
 from pydantic import Field, model_validator
 
+from pairsieve.filters._model_folders import DEMO, model_folder
 from pairsieve.filters.base import Settings
 from pairsieve.schemas.errors import MissingExtraError, UserError
 
-DEMO = "pairsieve-demo"
-"""Name of the tiny model that ships with pairsieve; it knows the demo's world and nothing else."""
 HUB = "hf-hub:"
 CONFIG = "open_clip_config.json"
 MOST_BYTES = 1 << 20
@@ -59,10 +57,7 @@ class ClipSource(Settings):
     @property
     def folder(self) -> Path | None:
         """The local directory of the model, where it is one."""
-        if self.model == DEMO:
-            return Path(str(files("pairsieve"))) / "demo-clip"
-        path = Path(self.model).expanduser() if self.model.startswith("~/") else Path(self.model)
-        return path if "\0" not in self.model and path.is_dir() else None
+        return model_folder(self.model, "demo-clip")
 
     @property
     def name(self) -> str:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from pairsieve.filters._clip_flow import one_torch_thread
 from pairsieve.filters._itm_model import ItmModel
-from pairsieve.filters._pictures_shared import Encodings, Pictures
+from pairsieve.filters._pictures_shared import Encodings, Pictures, images_at_once
 from pairsieve.filters._preprocess import Pixels
 from pairsieve.filters._shared import Shared
 
@@ -58,7 +58,8 @@ class ItmFlow:
 
         self._model, self._has_cosine = model, has_cosine
         self._pictures = Pictures(shared, [model.wanted])
-        self._encodings = Encodings(shared, model.tower, model.key, model.device, batch_size)
+        at_once = batch_size or images_at_once(model.wanted, model.device.type)
+        self._encodings = Encodings(shared, model.tower, model.key, model.device, at_once)
         self._runner = ItmRunner(model.head, model.tokens.most, model.device)
         self._group = self._encodings.batch if model.device.type == "cuda" else CPU_GROUP
         self._pool = ThreadPoolExecutor(threads, "pairsieve-decode", one_torch_thread) if threads else None

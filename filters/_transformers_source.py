@@ -11,11 +11,12 @@ from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from time import monotonic
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from pydantic import Field
 
 from pairsieve.filters._clip_source import HUB_SECONDS, MOST_BYTES
+from pairsieve.filters._model_folders import model_folder
 from pairsieve.filters.base import Settings
 from pairsieve.schemas.errors import MissingExtraError, UserError
 
@@ -29,14 +30,16 @@ _MODEL_FILES = (WEIGHTS, ".json", ".txt", ".model", ".jinja")
 class TransformersSource(Settings):
     """A model by name: what recipes say of it, and what follows from its configuration."""
 
+    demo: ClassVar[str | None] = None
+    """Directory of the demo's model of this kind, where there is one."""
+
     model: str = Field(min_length=1, max_length=4096, description="local directory, or org/name on the hub")
     revision: str | None = Field(None, min_length=1, max_length=255, description="branch, tag or commit on the hub")
 
     @property
     def folder(self) -> Path | None:
         """The local directory of the model, where it is one."""
-        path = Path(self.model).expanduser() if self.model.startswith("~/") else Path(self.model)
-        return path if "\0" not in self.model and path.is_dir() else None
+        return model_folder(self.model, self.demo)
 
     @property
     def is_hub_id(self) -> bool:

@@ -76,7 +76,7 @@ class Caption(Filter):
         None,
         min_length=1,
         max_length=4096,
-        description="directory or org/name in transformers' format, or a CoCa model as open_clip names it",
+        description="directory or org/name in transformers' format, a CoCa as open_clip names it, or 'pairsieve-demo'",
     )
     server: ChatServer | None = Field(None, description="a chat server that is asked instead of a model loaded here")
     pretrained: str | None = Field(None, description="of an open_clip name: its tag, or a weights file")

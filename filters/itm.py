@@ -65,7 +65,9 @@ class Itm(Filter):
     )
     device: Runtime[Literal["auto", "cpu", "cuda"]] = Field("auto", description="auto: the GPU where there is one")
     batch_size: PositiveInt | None = Field(
-        None, le=256, description="images that are encoded at once; null: 1 on a CPU, 64 on a GPU"
+        None,
+        le=256,
+        description="images that are encoded at once; null: 64 on a GPU; on a CPU 1, and up to 16 of small ones",
     )
     threads: Runtime[PositiveInt | None] = Field(
         None, description="threads that decode; null: the GPU's share of the cores; on a CPU, none beside the model's"

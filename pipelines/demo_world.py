@@ -168,6 +168,13 @@ def _places(scene: Scene, rng: np.random.Generator) -> tuple[Points, float]:
     return centres + np.array([(scene.width - side) / 2, (scene.height - side) / 2]), radius
 
 
+def centres(scene: Scene) -> Points:
+    """Where the shapes of a scene's picture lie: float64[count, 2], x and y in pixels."""
+    rng = np.random.default_rng(scene.jitter)
+    _ground(scene, rng)  # what it draws by comes first
+    return _places(scene, rng)[0]
+
+
 def _draw(canvas: Pixels, scene: Scene, centre: Points, radius: float, tilt: float) -> None:
     turn = np.array([[math.cos(tilt), math.sin(tilt)], [-math.sin(tilt), math.cos(tilt)]])
     scaled = [(c @ turn * radius + centre) * (1 << SUBPIXEL_BITS) for c in outline(scene.shape)]

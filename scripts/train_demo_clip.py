@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import io
 import json
-import multiprocessing
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -22,6 +21,7 @@ from typing import Any
 import numpy as np
 import open_clip
 import torch
+from demo_training import Descent, on_two_processes
 from numpy.typing import NDArray
 from PIL import Image
 from safetensors.torch import save_file
@@ -82,9 +82,7 @@ def _picture(index: int) -> NDArray[np.uint8]:
 
 def render_pictures(count: int) -> Tensor:
     """Render all training pictures on two processes (about 4 ms each)."""
-    with multiprocessing.get_context("spawn").Pool(2) as pool:
-        pictures = pool.map(_picture, range(count), chunksize=250)
-    return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).contiguous()
+    return torch.from_numpy(np.stack(on_two_processes(_picture, count))).permute(0, 3, 1, 2).contiguous()
 
 
 def write_captions(scene: Scene, index: int) -> list[tuple[str, bool]]:
@@ -179,12 +177,7 @@ def fit(model: open_clip.CLIP, corpus: Corpus, steps: int, size: int, rate: floa
     """Train with AdamW under a one-cycle schedule; the convolutions run in bfloat16."""
     model.train()
     model.visual.to(memory_format=torch.channels_last)
-    decayed = [p for p in model.parameters() if p.ndim >= 2]
-    others = [p for p in model.parameters() if p.ndim < 2]
-    groups = [{"params": decayed, "weight_decay": 0.02}, {"params": others, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.98))
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps, pct_start=0.1)
-    start = time.monotonic()
+    descent, start = Descent(model.parameters(), steps, rate, decay=0.02), time.monotonic()
     for step, (pictures, attributes, tokens, grounded) in enumerate(batches(corpus, size, steps)):
         with torch.autocast("cpu", dtype=torch.bfloat16):
             seen = model.encode_image(pictures.contiguous(memory_format=torch.channels_last))
@@ -192,11 +185,7 @@ def fit(model: open_clip.CLIP, corpus: Corpus, steps: int, size: int, rate: floa
         logits = model.logit_scale.exp().clamp(max=30) * F.normalize(seen.float(), dim=-1) @ said.T
         positive = truth(attributes, grounded)
         loss = (contrast(logits, positive) + contrast(logits.T, positive.T)) / 2
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
+        descent.step(loss)
         if step % 50 == 0:
             print(f"step {step:5d}  loss {loss.item():.3f}  {time.monotonic() - start:.0f} s", flush=True)
 

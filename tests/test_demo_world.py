@@ -27,7 +27,16 @@ from pairsieve.pipelines.demo_pool import (
     write_url_list,
 )
 from pairsieve.pipelines.demo_replies import BOMB_SIDE, Reply, image_bytes, picture, reply_to
-from pairsieve.pipelines.demo_world import BACKGROUNDS, COLOURS, SHAPES, keyed_rng, render, sample_scene
+from pairsieve.pipelines.demo_world import (
+    BACKGROUNDS,
+    COLOURS,
+    RGB,
+    SHAPES,
+    centres,
+    keyed_rng,
+    render,
+    sample_scene,
+)
 
 
 @pytest.fixture(scope="module")
@@ -262,3 +271,13 @@ def test_shapes_stay_inside_the_central_square(pool: DemoPool) -> None:
     pair = next(p for p in pool.members("extreme_aspect") if p.scene.background == "grey" and p.scene.width > 300)
     margin = picture(pair)[:, : (pair.scene.width - pair.scene.height) // 2].astype(int)
     assert (margin.max(axis=2) - margin.min(axis=2)).max() <= 2
+
+
+@pytest.mark.parametrize("index", range(30))
+def test_centres_lie_in_the_shapes(index: int) -> None:
+    """Each centre of a filled shape has the shape's colour but for light and noise, and there are as many as shapes."""
+    scene = replace(sample_scene(5, index), shape="square")
+    found = centres(scene)
+    columns, rows = found.astype(int).T
+    assert len(found) == scene.count
+    assert np.abs(render(scene)[rows, columns].astype(int) - RGB[scene.colour]).max() < 75

@@ -1,6 +1,7 @@
 """Steps of a pass share pictures and a tower's output, and get what they would have made alone."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from io import BytesIO
 from typing import Any
 
@@ -13,7 +14,7 @@ torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
 from pairsieve.filters import _pictures_shared, _preprocess  # noqa: E402
-from pairsieve.filters._pictures_shared import Encodings, Pictures, halving, weights_digest  # noqa: E402
+from pairsieve.filters._pictures_shared import GPU_IMAGES, Encodings, Pictures, halving, images_at_once, weights_digest  # noqa: E402
 from pairsieve.filters._preprocess import Preprocess  # noqa: E402
 from pairsieve.filters._shared import Shared, digest  # noqa: E402
 from pairsieve.filters.base import Opened  # noqa: E402
@@ -173,6 +174,15 @@ def test_other_towers_and_batches_share_nothing() -> None:
     for one in made:
         one.of(names, pictures)
     assert tower.images == 12
+
+
+@pytest.mark.parametrize(
+    ("side", "at_once"), [(384, 1), (224, 1), (160, 1), (158, 2), (112, 4), (64, 8), (56, 16), (8, 16)]
+)
+def test_small_pictures_are_encoded_together(side: int, at_once: int) -> None:
+    """A power of two, up to the pixels of one picture of 224; a GPU takes the same number of all."""
+    wanted = replace(BLIP, size=(side, side))
+    assert (images_at_once(wanted, "cpu"), images_at_once(wanted, "cuda")) == (at_once, GPU_IMAGES)
 
 
 def test_no_images_are_no_work() -> None:
