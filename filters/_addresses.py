@@ -1,20 +1,15 @@
-"""Look up hosts, and say which addresses an untrusted URL may lead to where a connection is made.
+"""Say which addresses an untrusted URL may lead to where a connection is made.
 
 A check of the URL's text or of a DNS answer is not enough: redirects, IP literals and answers that
 change between look-up and connect pass it.  ``Guard`` is asked for the socket of every connection,
 with the resolved address, and refuses by raising.  It does not see through an HTTP proxy: use none.
 """
 
-import asyncio
 import errno
 import ipaddress
 import socket
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from typing import TypeAlias
-
-from aiohttp.abc import AbstractResolver, ResolveResult
 
 Address: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -77,28 +72,3 @@ class Guard:
         if not self.allows(target[0]):
             raise RefusedAddress(errno.EACCES, f"{MARK}: {target[0]}")
         return socket.socket(family, kind, protocol)
-
-
-class Resolver(AbstractResolver):
-    """Looks names up in threads that nobody waits for: a dead name server cannot outlast a deadline."""
-
-    def __init__(self, threads: int) -> None:
-        self._threads = ThreadPoolExecutor(threads, "resolve")
-
-    async def resolve(
-        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
-    ) -> list[ResolveResult]:
-        """Every address of a host."""
-        loop = asyncio.get_running_loop()
-        ask = partial(socket.getaddrinfo, host, port, family, socket.SOCK_STREAM, flags=socket.AI_ADDRCONFIG)
-        found = await loop.run_in_executor(self._threads, ask)
-        return [
-            ResolveResult(
-                hostname=host, host=str(target[0]), port=port, family=kind, proto=protocol, flags=socket.AI_NUMERICHOST
-            )
-            for kind, _, protocol, _, target in found
-        ]
-
-    async def close(self) -> None:
-        """Forget look-ups that are still under way."""
-        self._threads.shutdown(wait=False, cancel_futures=True)

@@ -18,7 +18,8 @@ class Code(StrEnum):
     DNS_FAILURE = "dns_failure"  # the host name has no address
     CONNECTION_FAILED = "connection_failed"  # refused, reset, or ended before the announced length
     TLS_FAILURE = "tls_failure"  # certificate or handshake
-    TIMEOUT = "timeout"  # the deadline passed
+    TIMEOUT = "timeout"  # the deadline passed, or no answer came
+    TOO_SLOW = "too_slow"  # the body came more slowly than low_speed_limit
     BAD_RESPONSE = "bad_response"  # the answer is not HTTP as the client understands it
     HTTP_3XX = "http_3xx"  # a redirect that leads nowhere, or 304
     HTTP_404 = "http_404"
@@ -26,6 +27,7 @@ class Code(StrEnum):
     HTTP_4XX = "http_4xx"  # any other client error
     HTTP_5XX = "http_5xx"
     TOO_MANY_REDIRECTS = "too_many_redirects"
+    ROBOTS_TXT = "robots_txt"  # the site's robots.txt disallows it; not asked for
     OPTED_OUT = "opted_out"  # X-Robots-Tag; the body was not read
     COMPRESSED_BODY = "compressed_body"  # Content-Encoding although none was asked for; not inflated
     BODY_TOO_LARGE = "body_too_large"  # announced or sent

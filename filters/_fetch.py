@@ -1,49 +1,61 @@
-"""Fetch URLs that strangers chose: many at a time, each within a deadline and a size.
+"""Fetch one URL that a stranger chose: within a deadline and a size, politely, to a public address.
 
-Only http and https, only to public addresses (``_addresses``), no proxies, no cookies, nothing
-inflated, no body read that the site opted out of.  What goes wrong becomes a code, never an
-exception.  At most ``concurrency`` bodies of ``max_bytes`` are in memory.  Each call makes one TLS
-context (25 ms); names are looked up in up to ``concurrency`` threads, so that none waits for a dead one.
+Only http and https, only to public addresses (``_addresses``), no cookies, no credentials, nothing inflated, no
+body read that the site opted out of.  Redirects are followed here, one request after the other, so that each is
+parsed, checked and counted against its own host's limits like the first.  What goes wrong becomes a code, never
+an exception.  ``_client`` runs many of these at a time.
 """
 
 import asyncio
 import re
 import ssl
-from collections.abc import Callable, Coroutine, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
 from yarl import URL
 
-from pairsieve.filters._addresses import MARK, Guard, Resolver
+from pairsieve.filters._addresses import MARK
 from pairsieve.filters._codes import RETRIED, Code, printable, status_code
 from pairsieve.filters._headers import FORMATS, HEAD_BYTES, refusal
 from pairsieve.filters._robots import opted_out
-
-T = TypeVar("T")
+from pairsieve.filters._robots_txt import RobotsFiles
+from pairsieve.filters._turns import Held, LeftError, Memory, Turn
 
 LONGEST_URL = 8192
+QUANTUM = 262_144
+"""Bytes by which a body's share of the memory grows: most images fit into one."""
+FIRST_WAIT = 0.5
+"""Seconds before the first further attempt; each wait is twice the one before."""
 _PLAIN = re.compile(r"[A-Za-z0-9._~:/?#\[\]@!$&'()*+,;=%-]*")  # sent as it stands: signed URLs break if requoted
 _COMPRESSED = frozenset({"gzip", "x-gzip", "deflate", "br", "zstd", "compress", "x-compress"})
+_REDIRECTS = frozenset({301, 302, 303, 307, 308})
 
 
 @dataclass(frozen=True)
 class Policy:
     """What a fetch may do; times in seconds."""
 
-    timeout: float = 20.0  # for one URL in all: look-up, redirects, body, retries
+    timeout: float = 20.0  # for one URL in all, from its first turn: look-up, redirects, body, retries
     connect_timeout: float = 10.0
-    idle_timeout: float = 10.0  # between two reads
+    low_speed_limit: float = 1000.0  # bytes a second
+    low_speed_time: float = 10.0  # so long a body may come more slowly, or an answer not at all
     retries: int = 0
     concurrency: int = 256
     max_bytes: int = 20_000_000
+    max_memory: int = 1_000_000_000  # bytes of all bodies under way; one more body may go beyond it
     max_redirects: int = 5
     user_agent: str = "pairsieve"  # its first word is also the name that opt-outs are addressed to
     networks: tuple[str, ...] = ()  # CIDR, reachable although not public
     disallowed: tuple[str, ...] = ("noai", "noimageai", "noindex", "noimageindex")
     formats: tuple[str, ...] = FORMATS
+    name_servers: tuple[str, ...] = ()  # asked directly; none: as the system looks names up
+    host_concurrency: int | None = 32  # connections to one host, of all workers of this machine
+    host_rate: float | None = None  # requests a second to one host, of all workers
+    robots_txt: bool = False
+    environment_proxies: bool = False
 
     @property
     def agent(self) -> str:
@@ -53,7 +65,10 @@ class Policy:
 
 @dataclass(frozen=True, slots=True)
 class Fetched:
-    """The outcome of one URL: ``body`` where ``code`` is success, and what is known of the answer."""
+    """The outcome of one URL: ``body`` where ``code`` is success, and what is known of the answer.
+
+    ``host``, ``seconds`` from its first turn to its end and ``requests`` are for reports alone.
+    """
 
     code: Code
     body: bytes | None = None
@@ -62,85 +77,9 @@ class Fetched:
     content_type: str | None = None
     error_message: str | None = None
     retry_after: float | None = None
-
-
-def fetch_all(urls: Sequence[str | None], policy: Policy) -> list[Fetched]:
-    """The outcome of every URL, in order, with all the bodies."""
-    return fetch_each(urls, policy, lambda fetched: fetched)
-
-
-def fetch_each(urls: Sequence[str | None], policy: Policy, use: Callable[[Fetched], T], threads: int = 1) -> list[T]:
-    """``use`` of every outcome, in order; it runs in ``threads`` threads while others are fetched.
-
-    A body is released when ``use`` returns, and a URL's successor waits for that: slow use slows
-    fetching instead of filling memory.  ``use`` must not raise.
-    """
-    return _run(_each(urls, policy, use, threads))
-
-
-def _run(work: Coroutine[Any, Any, T]) -> T:
-    """Run to the end, in a thread of its own where this one already runs an event loop."""
-    try:
-        asyncio.get_running_loop()
-        inside = True
-    except RuntimeError:
-        inside = False
-    if not inside:
-        return asyncio.run(work)
-    with ThreadPoolExecutor(1, "fetch") as aside:
-        return aside.submit(asyncio.run, work).result()
-
-
-async def _each(urls: Sequence[str | None], policy: Policy, use: Callable[[Fetched], T], threads: int) -> list[T]:
-    results: dict[int, T] = {}
-    turns = iter(enumerate(urls))
-
-    async def work(session: aiohttp.ClientSession, users: ThreadPoolExecutor) -> None:
-        loop = asyncio.get_running_loop()
-        for place, url in turns:
-            results[place] = await loop.run_in_executor(users, use, await fetch(session, url, policy))
-
-    resolver = Resolver(policy.concurrency)
-    try:
-        with ThreadPoolExecutor(threads, "use") as users:
-            async with _session(policy, resolver) as session, asyncio.TaskGroup() as group:
-                for _ in range(min(policy.concurrency, len(urls))):
-                    group.create_task(work(session, users))
-    finally:
-        await resolver.close()
-    return [results[place] for place in range(len(urls))]
-
-
-def _session(policy: Policy, resolver: Resolver) -> aiohttp.ClientSession:
-    """A session with every guard: it must be made inside the running loop."""
-    connector = aiohttp.TCPConnector(
-        limit=0,  # the number of workers limits; waiting here would count against the deadline
-        ssl=ssl.create_default_context(),
-        resolver=resolver,
-        ttl_dns_cache=600,
-        dns_cache_max_size=10_000,
-        socket_factory=Guard(policy.networks),
-    )
-    return aiohttp.ClientSession(
-        connector=connector,
-        cookie_jar=aiohttp.DummyCookieJar(),
-        headers={"User-Agent": policy.user_agent, "Accept": "*/*", "Accept-Encoding": "identity"},
-        timeout=aiohttp.ClientTimeout(total=None, sock_connect=policy.connect_timeout, sock_read=policy.idle_timeout),
-        auto_decompress=False,
-        trust_env=False,
-    )
-
-
-async def fetch(session: aiohttp.ClientSession, url: str | None, policy: Policy) -> Fetched:
-    """The outcome of one URL, within the deadline."""
-    target = parse(url)
-    if isinstance(target, Fetched):
-        return target
-    try:
-        async with asyncio.timeout(policy.timeout):
-            return await _attempts(session, target, policy)
-    except TimeoutError:
-        return Fetched(Code.TIMEOUT, error_message=f"not done after {policy.timeout:g} s")
+    host: str = ""
+    seconds: float = 0.0
+    requests: int = 0
 
 
 def parse(url: str | None) -> URL | Fetched:
@@ -162,53 +101,146 @@ def parse(url: str | None) -> URL | Fetched:
     return parsed if usable else Fetched(Code.BAD_URL, error_message="no host, no port, or a user name")
 
 
-async def _attempts(session: aiohttp.ClientSession, url: URL, policy: Policy) -> Fetched:
-    """Ask, and ask again while that may help and the deadline leaves time to wait."""
-    loop = asyncio.get_running_loop()
-    end = loop.time() + policy.timeout
-    for attempt in range(policy.retries + 1):
-        fetched = await _attempt(session, url, policy)
-        wait = fetched.retry_after if fetched.retry_after is not None else 0.5 * 2**attempt
-        if fetched.code not in RETRIED or attempt == policy.retries or loop.time() + wait >= end:
-            break
-        await asyncio.sleep(wait)
-    return fetched
+class Fetcher:
+    """Fetches URLs over one session."""
 
+    def __init__(self, session: aiohttp.ClientSession, policy: Policy) -> None:
+        self._session, self._policy = session, policy
+        self._memory = Memory(policy.max_memory)
+        self._robots = RobotsFiles(self._text, policy.agent) if policy.robots_txt else None
+        self._proxies = getproxies() if policy.environment_proxies else {}
 
-async def _attempt(session: aiohttp.ClientSession, url: URL, policy: Policy) -> Fetched:
-    """One request with its redirects; any failure becomes an outcome."""
-    try:
-        # aiohttp's count includes the redirect that it refuses, and 0 means no limit.
-        async with session.get(url, max_redirects=policy.max_redirects + 1) as answer:
+    def share(self) -> Held:
+        """A share of the memory for one body; leaving its block says that the body is gone."""
+        return Held(self._memory)
+
+    async def fetch(self, url: URL, turn: Turn, held: Held, patience: float | None = None) -> Fetched:
+        """The outcome of one URL, within the deadline; raises ``LeftError`` after ``patience`` seconds.
+
+        Where ``patience`` is no less than the deadline it changes nothing.
+        """
+        limit = self._policy.timeout
+        soft = limit if patience is None else min(patience, limit)
+        began = asyncio.get_running_loop().time()
+        try:
+            async with asyncio.timeout(soft):
+                found = await self._attempts(url, turn, held, began + soft)
+        except TimeoutError:
+            if soft < limit:
+                raise LeftError from None
+            found = Fetched(Code.TIMEOUT, error_message=f"not done after {limit:g} s")
+        return replace(
+            found,
+            host=url.host or "",
+            seconds=asyncio.get_running_loop().time() - began,
+            requests=turn.requests,
+        )
+
+    async def _attempts(self, url: URL, turn: Turn, held: Held, until: float) -> Fetched:
+        """Ask, and ask again while that may help and the deadline leaves time to wait."""
+        loop = asyncio.get_running_loop()
+        end = loop.time() + self._policy.timeout
+        for attempt in range(self._policy.retries + 1):
+            fetched = await self._attempt(url, turn, held)
+            asked = fetched.retry_after
+            if asked is not None and asked < self._policy.timeout:
+                turn.pause_host(asked)
+            wake = loop.time() + (FIRST_WAIT * 2**attempt if asked is None else asked)
+            if fetched.code not in RETRIED or attempt == self._policy.retries or wake >= end:
+                break
+            if wake >= until:
+                raise LeftError
+            await asyncio.sleep(wake - loop.time())
+        return fetched
+
+    async def _attempt(self, url: URL, turn: Turn, held: Held) -> Fetched:
+        """One request with its redirects; any failure becomes an outcome."""
+        try:
+            for _ in range(self._policy.max_redirects + 1):
+                refused = await self._robots.refusal(url, turn) if self._robots else None
+                if refused:
+                    return Fetched(refused[0], error_message=refused[1])
+                found = await self._ask(url, turn, held)
+                if isinstance(found, Fetched):
+                    return found
+                url = found
+            return Fetched(
+                Code.TOO_MANY_REDIRECTS,
+                final_url=printable(str(url), LONGEST_URL),
+                error_message=f"more than {self._policy.max_redirects} redirects",
+            )
+        except Exception as error:  # one URL must not end the batch
+            return _failure(error)
+
+    async def _ask(self, url: URL, turn: Turn, held: Held) -> Fetched | URL:
+        """One request: its outcome, or where it leads on to."""
+        await turn.ask(url.host or "")
+        async with self._session.get(url, allow_redirects=False, proxy=self._proxy(url)) as answer:
             try:
-                return await _read(answer, policy)
+                leads_to = _redirect(answer)
+                return await self._read(answer, held) if leads_to is None else leads_to
             finally:
                 if not answer.content.at_eof():
                     answer.close()  # not to be read to its end for the sake of reuse
-    except Exception as error:  # one URL must not end the batch
-        return _failure(error)
+
+    def _proxy(self, url: URL) -> str | None:
+        """The environment's proxy for this URL, where proxies were asked for."""
+        if not self._proxies or proxy_bypass(url.host or "", self._proxies):
+            return None
+        return self._proxies.get(url.scheme)
+
+    async def _read(self, answer: aiohttp.ClientResponse, held: Held) -> Fetched:
+        """The body, unless the header or its first bytes rule it out."""
+        policy = self._policy
+        known = Fetched(
+            code=Code.SUCCESS,
+            http_status=answer.status,
+            final_url=printable(str(answer.url), LONGEST_URL),
+            content_type=printable(answer.headers.get("Content-Type", "")) or None,
+        )
+        refused = _refused(answer, policy)
+        if refused:
+            return replace(known, code=refused[0], error_message=refused[1], retry_after=_retry_after(answer))
+        body = await _body(answer.content, held, policy)
+        if isinstance(body, bytes):
+            return replace(known, body=body)
+        return replace(known, code=body, error_message=_BODIES[body].format(policy=policy))
+
+    async def _text(self, url: URL, turn: Turn, most: int) -> tuple[int, bytes]:
+        """Status and first bytes of a small text, after redirects; for robots.txt."""
+        for _ in range(self._policy.max_redirects + 1):
+            await turn.ask(url.host or "")
+            async with self._session.get(url, allow_redirects=False, proxy=self._proxy(url)) as answer:
+                try:
+                    leads_to = _redirect(answer)
+                    if leads_to is None:
+                        return answer.status, await _first_bytes(answer.content, most)
+                finally:
+                    answer.close()
+            if isinstance(leads_to, Fetched):
+                break
+            url = leads_to
+        return 404, b""
 
 
-async def _read(answer: aiohttp.ClientResponse, policy: Policy) -> Fetched:
-    """The body, unless the header or its first bytes rule it out."""
-    known = Fetched(
-        code=Code.SUCCESS,
-        http_status=answer.status,
-        final_url=printable(str(answer.url), LONGEST_URL),
-        content_type=printable(answer.headers.get("Content-Type", "")) or None,
-    )
-    refused = _refused(answer, policy)
-    if refused:
-        return replace(known, code=refused[0], error_message=refused[1], retry_after=_retry_after(answer))
-    body = await _body(answer.content, policy)
-    if isinstance(body, bytes):
-        return replace(known, body=body)
-    return replace(known, code=body, error_message=_BODIES[body].format(cap=policy.max_bytes))
+def _redirect(answer: aiohttp.ClientResponse) -> URL | Fetched | None:
+    """Where an answer leads on to, parsed like a URL of the list; None where it does not."""
+    if answer.status not in _REDIRECTS or not (text := answer.headers.get("Location", "").strip()):
+        return None
+    try:
+        text = str(answer.url.join(URL(text, encoded=_PLAIN.fullmatch(text) is not None)))
+    except ValueError as error:
+        return Fetched(Code.BAD_URL, http_status=answer.status, error_message=printable(f"redirect: {error}"))
+    found = parse(text)
+    if isinstance(found, Fetched):
+        return replace(found, http_status=answer.status, error_message=f"redirect: {found.error_message}")
+    return found
 
 
 _BODIES = {
     Code.EMPTY_BODY: "no bytes in the body",
-    Code.BODY_TOO_LARGE: "more than {cap} bytes",
+    Code.BODY_TOO_LARGE: "more than {policy.max_bytes} bytes",
+    Code.TOO_SLOW: "less than {policy.low_speed_limit:g} bytes a second for {policy.low_speed_time:g} s",
     Code.NOT_AN_IMAGE: "the first bytes are no image's",
     Code.IMAGE_FORMAT_REFUSED: "an image format that is not decoded",
 }
@@ -219,9 +251,10 @@ def _refused(answer: aiohttp.ClientResponse, policy: Policy) -> tuple[Code, str]
     code = status_code(answer.status)
     if code:
         return code, f"HTTP status {answer.status}"
-    directive = opted_out(answer.headers.getall("X-Robots-Tag", ()), policy.agent, policy.disallowed)
-    if directive:
-        return Code.OPTED_OUT, f"X-Robots-Tag: {printable(directive, 40)}"
+    if policy.disallowed and (lines := answer.headers.getall("X-Robots-Tag", ())):
+        directive = opted_out(lines, policy.agent, policy.disallowed)
+        if directive:
+            return Code.OPTED_OUT, f"X-Robots-Tag: {printable(directive, 40)}"
     encoding = {e.strip().lower() for e in answer.headers.get("Content-Encoding", "").split(",")}
     if encoding & _COMPRESSED:
         return Code.COMPRESSED_BODY, "the body is compressed, which was not asked for"
@@ -230,32 +263,53 @@ def _refused(answer: aiohttp.ClientResponse, policy: Policy) -> tuple[Code, str]
     return None
 
 
-async def _body(content: aiohttp.StreamReader, policy: Policy) -> bytes | Code:
+async def _body(content: aiohttp.StreamReader, held: Held, policy: Policy) -> bytes | Code:
     """All bytes, or the code of what is wrong with them, as early as it shows."""
+    clock = asyncio.get_running_loop().time
     body = bytearray()
-    looked = False
-    async for part in content.iter_chunked(65536):
-        body += part
-        if len(body) > policy.max_bytes:
+    since, mark, looked = clock(), 0, False
+    while part := await content.readany():
+        size = len(body) + len(part)
+        if size > policy.max_bytes:
             return Code.BODY_TOO_LARGE
-        if not looked and len(body) >= HEAD_BYTES:
+        if size > held.size:
+            await held.grow(QUANTUM + size - held.size)
+        body += part
+        if not looked and size >= HEAD_BYTES:
             looked = True
             if refused := refusal(bytes(body[:HEAD_BYTES]), policy.formats):
                 return refused
+        if (lasted := clock() - since) >= policy.low_speed_time:
+            if size - mark < policy.low_speed_limit * lasted:
+                return Code.TOO_SLOW
+            since, mark = clock(), size
     if not body:
         return Code.EMPTY_BODY
     return bytes(body) if looked else refusal(bytes(body), policy.formats) or bytes(body)
 
 
+async def _first_bytes(content: aiohttp.StreamReader, most: int) -> bytes:
+    """At most so many bytes."""
+    found = bytearray()
+    while len(found) < most and (part := await content.readany()):
+        found += part
+    return bytes(found[:most])
+
+
 def _retry_after(answer: aiohttp.ClientResponse) -> float | None:
-    """Seconds that the server asks to wait; a date counts as not given."""
+    """Seconds that the server asks to wait, as a number or until a date; None where it does not."""
     text = answer.headers.get("Retry-After", "").strip()
-    return float(text) if text.isascii() and text.isdigit() and len(text) < 8 else None
+    if text.isascii() and text.isdigit():
+        return float(text) if len(text) < 8 else float(10**8)
+    try:
+        until = parsedate_to_datetime(text)
+        return max(0.0, (until.replace(tzinfo=until.tzinfo or UTC) - datetime.now(UTC)).total_seconds())
+    except (ValueError, TypeError, IndexError, OverflowError):  # whatever a stranger calls a date
+        return None
 
 
 _FAILURES: tuple[tuple[type[Exception], Code], ...] = (  # the first that fits; TimeoutError is an OSError
-    (aiohttp.TooManyRedirects, Code.TOO_MANY_REDIRECTS),
-    (aiohttp.NonHttpUrlClientError, Code.BAD_SCHEME),  # of a redirect too
+    (aiohttp.NonHttpUrlClientError, Code.BAD_SCHEME),
     (aiohttp.InvalidURL, Code.BAD_URL),
     (aiohttp.ClientConnectorDNSError, Code.DNS_FAILURE),
     (aiohttp.ClientSSLError, Code.TLS_FAILURE),

@@ -43,6 +43,10 @@ SECRET = "secret"
 """Type of a validator's ``PydanticCustomError`` where the value may be a secret: messages do not repeat it."""
 
 
+LEFT = "_left"
+"""What ``score_first`` calls its array of pairs that it leaves."""
+
+
 class ThresholdMark:
     """Marks a setting that only ``keep`` reads: it is no part of a step's fingerprint."""
 
@@ -92,6 +96,7 @@ class AnyFilter(Settings, ABC):
         shorthand: the setting that a bare value in the recipe stands for (``- where: "..."``).
         loads_model: ``open`` is expensive, so workers are kept for the whole pass.
         opens_fast: it takes about a second and little memory all the same: a small pool is scored in the driver.
+        leaves: ``score_first`` may leave pairs, which ``score_all`` measures in a pass of their own.
         version: part of the fingerprint; raise it when the same settings measure another value.
     """
 
@@ -104,6 +109,7 @@ class AnyFilter(Settings, ABC):
     shorthand: ClassVar[str | None] = None
     loads_model: ClassVar[bool] = False
     opens_fast: ClassVar[bool] = False
+    leaves: ClassVar[bool] = False
     version: ClassVar[int] = 1
 
     def inputs(self, available: Mapping[str, pa.DataType]) -> tuple[str, ...]:
@@ -170,6 +176,29 @@ class AnyFilter(Settings, ABC):
         """
         for batch in batches:
             yield self.score(batch)
+
+    def score_first(self, batches: Iterator[pa.RecordBatch]) -> Iterator[dict[str, pa.Array]]:
+        """As ``score_all``, but pairs that take long may be left: ``LEFT`` says which, bool[rows].
+
+        Their other columns are not looked at.  A filter that does so says ``leaves``.
+        """
+        return self.score_all(batches)
+
+    def facts(self) -> pa.Table | None:
+        """What was noticed of the work since the last call, not of the pairs: times, loads; None: nothing.
+
+        It depends on the machine and the day, so it is written beside the scores, and no run reads it.
+        """
+        return None
+
+    def advice(self, facts: pa.Table) -> tuple[str, ...]:
+        """What a user should be told after a pass, a line each, given ``total`` of the facts of all its shards."""
+        return ()
+
+    @staticmethod
+    def total(facts: pa.Table) -> pa.Table:
+        """The facts of several shards, one after the other, as few rows: what ``advice`` reads."""
+        return facts
 
 
 class Filter(AnyFilter):

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from pairsieve.filters._addresses import Guard, public
 from pairsieve.filters._codes import Code, status
-from pairsieve.filters._fetch import Fetched, Policy, fetch_all, fetch_each, parse
+from pairsieve.filters._client import fetch_all, fetch_each
+from pairsieve.filters._fetch import Fetched, Policy, parse
 from pairsieve.filters._robots import opted_out
 
 POLICY = Policy(timeout=5, max_bytes=1_000_000, networks=("127.0.0.1/32",))

@@ -1,0 +1,196 @@
+"""Who of the URLs under way in one worker may ask now: places, hosts' limits, and memory for bodies.
+
+A URL waits in the line of its host; only the first of a line looks for a place, so that a host with many URLs
+does not keep the others waiting.  Waiting for a host counts as slowness only while places are free.
+"""
+
+import asyncio
+from collections import deque
+from types import TracebackType
+
+from pairsieve.filters._host_limits import HostLimits
+
+LONGEST_NAP = 0.25
+
+
+class LeftError(Exception):
+    """The URL takes longer than it may now: it is left for the tail pass."""
+
+
+class Places:
+    """So many URLs at a time, and a clock that stands still while all places are taken."""
+
+    def __init__(self, count: int) -> None:
+        self._free = asyncio.Semaphore(count)
+        self._left = count
+        self._lost = self._full_since = 0.0
+
+    async def take(self) -> None:
+        """Wait for a place."""
+        await self._free.acquire()
+        self._left -= 1
+        if not self._left:
+            self._full_since = _now()
+
+    def give_back(self) -> None:
+        """Leave a place to another."""
+        if not self._left:
+            self._lost += _now() - self._full_since
+        self._left += 1
+        self._free.release()
+
+    def clock(self) -> float:
+        """Seconds during which there was a free place."""
+        return (_now() if self._left else self._full_since) - self._lost
+
+
+class _Line:
+    """URLs that wait for one host."""
+
+    def __init__(self) -> None:
+        self.lock = asyncio.Lock()
+        self.members = 0
+
+
+class Turns:
+    """Lets URLs in."""
+
+    def __init__(self, places: int, limits: HostLimits) -> None:
+        self.places = Places(places)
+        self.limits = limits
+        self._lines: dict[str, _Line] = {}
+
+    async def enter(self, host: str, patience: float | None) -> "Turn":
+        """Wait for a place and for the host; raises ``LeftError`` where the host alone takes more than ``patience``."""
+        line = self._lines.setdefault(host, _Line())
+        line.members += 1
+        came = self.places.clock()
+        try:
+            async with line.lock:
+                while True:
+                    await self.places.take()
+                    wait = self.limits.enter(host)
+                    if not wait:
+                        return Turn(self, host)
+                    self.places.give_back()
+                    if patience is not None and self.places.clock() - came + wait > patience:
+                        raise LeftError
+                    await asyncio.sleep(min(wait, LONGEST_NAP))
+        finally:
+            line.members -= 1
+            if not line.members:
+                del self._lines[host]
+
+
+class Turn:
+    """A place, and a connection to one host after another."""
+
+    def __init__(self, turns: Turns, host: str) -> None:
+        self._turns = turns
+        self._host: str | None = host
+        self.requests = 0
+
+    async def ask(self, host: str) -> None:
+        """Wait until another request may be made, perhaps of another host; the first was granted on entering."""
+        limits = self._turns.limits
+        self.requests += 1
+        same = host == self._host
+        if same and self.requests == 1:
+            return
+        if not same:
+            self.leave_host()
+        while wait := limits.ask(host) if same else limits.enter(host):
+            await asyncio.sleep(min(wait, LONGEST_NAP))
+        self._host = host
+
+    def pause_host(self, seconds: float) -> None:
+        """The host wants to be left alone for a while."""
+        if self._host is not None:
+            self._turns.limits.pause(self._host, seconds)
+
+    def leave_host(self) -> None:
+        """Give the connection back, as soon as nothing more is read."""
+        if self._host is not None:
+            self._turns.limits.leave(self._host)
+            self._host = None
+
+    def __enter__(self) -> "Turn":
+        """The turn."""
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        """Give everything back."""
+        self.leave_host()
+        self._turns.places.give_back()
+
+
+class Memory:
+    """Bytes of bodies under way: when they are used up, bodies wait in line, and one of them may still grow.
+
+    So at most ``most`` bytes and one further body are held, and there is always one that comes to its end.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._left = most
+        self._waiting: deque[tuple[asyncio.Future[None], int, Held]] = deque()
+        self._favoured: Held | None = None
+
+    async def take(self, held: "Held", size: int) -> None:
+        """Wait until a body may grow by ``size`` bytes."""
+        if held is not self._favoured and (self._waiting or size > self._left):
+            place: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._waiting.append((place, size, held))
+            self._let_in()
+            try:
+                await place
+            except asyncio.CancelledError:
+                if place.done() and not place.cancelled():
+                    held.size += size  # it was let in at the same moment; the body's end gives it back
+                raise
+        else:
+            self._left -= size
+        held.size += size
+
+    def give_back(self, held: "Held") -> None:
+        """A body is gone."""
+        self._left += held.size
+        held.size = 0
+        if held is self._favoured:
+            self._favoured = None
+        self._let_in()
+
+    def _let_in(self) -> None:
+        while self._waiting:
+            place, size, held = self._waiting[0]
+            if not place.cancelled():
+                if size > self._left and self._favoured is not None:
+                    return
+                if size > self._left:
+                    self._favoured = held
+                self._left -= size
+                place.set_result(None)
+            self._waiting.popleft()
+
+
+class Held:
+    """What one body holds of the memory."""
+
+    def __init__(self, memory: Memory) -> None:
+        self._memory = memory
+        self.size = 0
+
+    async def grow(self, size: int) -> None:
+        """Wait until the body may grow."""
+        await self._memory.take(self, size)
+
+    def __enter__(self) -> "Held":
+        """The share."""
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        """The body is gone."""
+        self._memory.give_back(self)
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
