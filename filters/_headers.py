@@ -46,11 +46,12 @@ class BrokenImageError(ValueError):
 
 @dataclass(frozen=True)
 class Header:
-    """What a file's header holds: its size where that is known, EXIF bytes, and the file to decode."""
+    """What a file's header holds: its size where that is known, EXIF, the colour profile of a JPEG, the file to decode."""
 
     body: bytes
     size: tuple[int, int] | None = None
     exif: bytes = b""
+    profile: bytes = b""
 
 
 def sniff(head: bytes) -> str | None:
@@ -94,17 +95,19 @@ def read_header(kind: str, data: bytes) -> Header:
 
 def _jpeg(data: bytes) -> Header:
     """Keep the segments that decoding needs: all but APPn and comments, of those colour only."""
-    kept, exif, size = [data[:2]], b"", None
+    kept, exif, size, profile = [data[:2]], b"", None, list[bytes]()
     for marker, at, end in _segments(data):
         payload = data[at + 4 : end]
         if marker == 0xDA:
             if data.count(b"\xff\xda", at) > _MOST_SCANS:
                 raise BrokenImageError(Code.BROKEN_IMAGE, f"more than {_MOST_SCANS} scans")
-            return Header(b"".join([*kept, data[at:]]), size, exif)
+            return Header(b"".join([*kept, data[at:]]), size, exif, b"".join(part[14:] for part in sorted(profile)))
         if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC) and len(payload) >= 5:
             size = (int.from_bytes(payload[3:5], "big"), int.from_bytes(payload[1:3], "big"))
         if marker == 0xE1 and payload.startswith(b"Exif\0\0"):
             exif = exif or payload[6:]
+        if payload.startswith(b"ICC_PROFILE\0"):
+            profile.append(payload)  # sorted by the number that follows the name
         colour = marker in (0xE0, 0xEE) or payload.startswith(b"ICC_PROFILE\0")
         if colour or not (0xE0 <= marker <= 0xEF or marker == 0xFE):
             kept.append(data[at:end])

@@ -1,8 +1,8 @@
 """Resize and encode as img2dataset does: its modes, its interpolation, its rounding.
 
 What differs is meant: sides never shrink to nothing, a result that fits no file is refused with a
-code, all pictures are upright RGB, and any number of threads may work at once.  Costs, for a
-640×480 source: 1.4 CPU-ms to resize, 0.3 to encode.
+code, all pictures are upright, boxes are blurred as strongly as they should be, and any number of
+threads may work at once.  Costs, for a 640×480 source: 0.4 CPU-ms to resize, 0.3 to encode.
 """
 
 from dataclasses import dataclass
@@ -11,13 +11,14 @@ from typing import Literal, TypeAlias
 import cv2
 import numpy as np
 
+from pairsieve.filters._area import area
+from pairsieve.filters._blur import Boxes, blurred
 from pairsieve.filters._codes import Code, printable
-from pairsieve.filters._images import MAX_PIXELS, BrokenImageError, Decoded, Pixels
+from pairsieve.filters._images import MAX_PIXELS, BrokenImageError, Decoded, Pixels, Size
 
 ResizeMode: TypeAlias = Literal["no", "border", "keep_ratio", "keep_ratio_largest", "center_crop"]
 Interpolation: TypeAlias = Literal["nearest", "linear", "bilinear", "cubic", "bicubic", "area", "lanczos", "lanczos4"]
 EncodeFormat: TypeAlias = Literal["jpg", "png", "webp"]
-Size: TypeAlias = tuple[int, int]
 
 _INTERPOLATIONS = {
     "nearest": cv2.INTER_NEAREST,
@@ -56,18 +57,27 @@ class Resizer:
     encode_quality: int = 95
     skip_reencode: bool = False
     max_pixels: int = MAX_PIXELS
+    exact: bool = True
 
-    def store(self, data: bytes, image: Decoded) -> Stored:
-        """The image as it is kept, made from its file and its picture; raises ``BrokenImageError``."""
-        height, width = image.pixels.shape[:2]
-        same = self.scaled((width, height)) is None
+    def store(self, data: bytes, image: Decoded, boxes: Boxes = ()) -> Stored:
+        """The image as it is kept, made from its file and its picture; raises ``BrokenImageError``.
+
+        ``boxes`` are blurred: left, top, right, bottom as fractions of the upright picture.
+        """
+        width, height = image.size
+        same = self.scaled(image.size) is None and not boxes
         if same and self.skip_reencode and image.faithful and image.kind == _KINDS[self.encode_format]:
             return Stored(data, width, height)
         try:
-            pixels = self.resize(image.pixels)
+            pixels = self.resize(image.pixels, boxes, image.size, image.scale)
             return Stored(self.encode(pixels), pixels.shape[1], pixels.shape[0])
         except (cv2.error, MemoryError) as error:
             raise BrokenImageError(Code.FAILED_TO_ENCODE, printable(str(error))) from error
+
+    def reduced(self, size: Size) -> Size | None:
+        """Width and height that a picture is going to be reduced to; null where every pixel is to be decoded."""
+        reduces = not self.exact and self.downscale_interpolation == "area" and self._bigger(size)
+        return self.scaled(size) if reduces else None
 
     def scaled(self, size: Size) -> Size | None:
         """Width and height after scaling, before cropping or padding; null = left as it is."""
@@ -90,18 +100,27 @@ class Resizer:
     def _bigger(self, size: Size) -> bool:
         return self._deciding(size) > self.image_size
 
-    def resize(self, pixels: Pixels) -> Pixels:
-        """The picture in its new size; raises ``BrokenImageError`` where that is unreasonably large."""
-        size = (pixels.shape[1], pixels.shape[0])
+    def resize(self, pixels: Pixels, boxes: Boxes = (), whole: Size | None = None, scale: int = 1) -> Pixels:
+        """The picture in its new size; raises ``BrokenImageError`` where that is unreasonably large.
+
+        ``whole`` is the size of the picture, which ``pixels`` have at one ``scale``-th.
+        """
+        size = whole or (pixels.shape[1], pixels.shape[0])
         scaled = self.scaled(size)
         if scaled is None:
-            return pixels
+            return blurred(pixels, boxes)
         if scaled[0] * scaled[1] > self.max_pixels:
             raise BrokenImageError(Code.TOO_MANY_PIXELS, f"{scaled[0]}×{scaled[1]} pixels after resizing")
-        how = self.downscale_interpolation if self._bigger(size) else self.upscale_interpolation
-        if scaled != size:
-            pixels = np.asarray(cv2.resize(pixels, scaled, interpolation=_INTERPOLATIONS[how]), np.uint8)
+        pixels = blurred(self._interpolated(pixels, size, scaled, scale), boxes)
         return {"center_crop": self._crop, "border": self._pad}.get(self.resize_mode, np.asarray)(pixels)
+
+    def _interpolated(self, pixels: Pixels, size: Size, scaled: Size, scale: int) -> Pixels:
+        how = self.downscale_interpolation if self._bigger(size) else self.upscale_interpolation
+        if scaled == size:
+            return pixels
+        if how == "area":
+            return area(pixels, scaled, (size[0] / scale, size[1] / scale))
+        return np.asarray(cv2.resize(_three(pixels), scaled, interpolation=_INTERPOLATIONS[how]), np.uint8)
 
     def _crop(self, pixels: Pixels) -> Pixels:
         top, left = ((side - self.image_size) // 2 for side in pixels.shape[:2])
@@ -109,7 +128,7 @@ class Resizer:
 
     def _pad(self, pixels: Pixels) -> Pixels:
         """Centre on a white square."""
-        square = np.full((self.image_size, self.image_size, 3), 255, np.uint8)
+        square = np.full((self.image_size, self.image_size, *pixels.shape[2:]), 255, np.uint8)
         height, width = pixels.shape[:2]
         top, left = (self.image_size - height) // 2, (self.image_size - width) // 2
         square[top : top + height, left : left + width] = pixels
@@ -122,7 +141,21 @@ class Resizer:
         if max(width, height) > longest:
             raise BrokenImageError(Code.FAILED_TO_ENCODE, f"{width}×{height}: {self.encode_format} ends at {longest}")
         settings = [_QUALITIES[self.encode_format], self.encode_quality]
-        done, encoded = cv2.imencode(f".{self.encode_format}", cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR), settings)
+        done, encoded = cv2.imencode(f".{self.encode_format}", _bgr(pixels), settings)
         if not done:
             raise BrokenImageError(Code.FAILED_TO_ENCODE, f"{width}×{height} as {self.encode_format}")
-        return bytes(encoded)
+        return encoded.tobytes()  # type: ignore[no-any-return]
+
+
+def _three(pixels: Pixels) -> Pixels:
+    """RGB of RGBX."""
+    has_four = pixels.ndim == 3 and pixels.shape[2] == 4
+    return np.asarray(cv2.cvtColor(pixels, cv2.COLOR_RGBA2RGB), np.uint8) if has_four else pixels
+
+
+def _bgr(pixels: Pixels) -> Pixels:
+    """As OpenCV encodes them."""
+    if pixels.ndim == 2:
+        return pixels
+    order = cv2.COLOR_RGBA2BGR if pixels.shape[2] == 4 else cv2.COLOR_RGB2BGR
+    return np.asarray(cv2.cvtColor(pixels, order), np.uint8)
