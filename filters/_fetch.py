@@ -47,7 +47,7 @@ class Policy:
     max_bytes: int = 20_000_000
     max_memory: int = 1_000_000_000  # bytes of all bodies under way; one more body may go beyond it
     max_redirects: int = 5
-    user_agent: str = "pairsieve"  # its first word is also the name that opt-outs are addressed to
+    user_agent: str = "pairsieve"  # its words before any bracket are the names that opt-outs may address
     networks: tuple[str, ...] = ()  # CIDR, reachable although not public
     disallowed: tuple[str, ...] = ("noai", "noimageai", "noindex", "noimageindex")
     formats: tuple[str, ...] = FORMATS
@@ -59,8 +59,14 @@ class Policy:
 
     @property
     def agent(self) -> str:
-        """The product name in ``user_agent``."""
+        """The first product name in ``user_agent``."""
         return re.split(r"[/\s(]", self.user_agent.strip(), maxsplit=1)[0].lower()
+
+    @property
+    def agents(self) -> tuple[str, ...]:
+        """All product names in ``user_agent``."""
+        products = self.user_agent.partition("(")[0].split() or [self.agent]
+        return tuple(product.partition("/")[0].lower() for product in products)
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,7 +258,7 @@ def _refused(answer: aiohttp.ClientResponse, policy: Policy) -> tuple[Code, str]
     if code:
         return code, f"HTTP status {answer.status}"
     if policy.disallowed and (lines := answer.headers.getall("X-Robots-Tag", ())):
-        directive = opted_out(lines, policy.agent, policy.disallowed)
+        directive = opted_out(lines, policy.agents, policy.disallowed)
         if directive:
             return Code.OPTED_OUT, f"X-Robots-Tag: {printable(directive, 40)}"
     encoding = {e.strip().lower() for e in answer.headers.get("Content-Encoding", "").split(",")}

@@ -283,6 +283,7 @@ def test_nothing_to_fetch() -> None:
         ["unavailable_after: Wed, 25 Jun 2031 15:00:00 GMT, noai"],
         ["otherbot: noindex", "noimageindex"],
         ["noai: yes"],
+        ["unavailable_after: 25-Jun-2010 15:00:00 GMT"],
     ],
 )
 def test_opt_out_is_respected(site: Site, lines: list[str]) -> None:
@@ -300,7 +301,7 @@ def test_opt_out_is_respected(site: Site, lines: list[str]) -> None:
         ["img2dataset: noai"],
         ["otherbot: noindex, noai"],
         ["max-image-preview:none"],
-        ["unavailable_after: 25-Jun-2010 15:00:00 GMT"],
+        ["unavailable_after: 25-Jun-2090 15:00:00 GMT"],
         ["pairsieve: nofollow, otherbot: noai"],
         [""],
     ],
