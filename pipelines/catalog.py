@@ -14,6 +14,7 @@ import duckdb
 import fsspec
 import pyarrow as pa
 
+from pairsieve.pipelines import facts
 from pairsieve.pipelines.catalog_clusters import bring_up_to_date, clusters_view
 from pairsieve.pipelines.sql import quote, text
 from pairsieve.pipelines.store import Store, filesystem, is_local
@@ -48,7 +49,7 @@ def _stand_in(store: Store, plan: "Plan", folder: Path) -> str:
     if not store.local:
         return store.base
     inside = folder / "run"
-    steps = [f"{kind}/{step.id}" for step in plan.steps for kind in ("scores", "derived")]
+    steps = [f"{kind}/{step.id}" for step in plan.steps for kind in ("scores", facts.FOLDER, "derived")]
     for name in ("pairs", "verdicts", "added", "dataset", *steps):
         _link(store, inside, name, store.names(name, ".parquet")[:1])
     for step in plan.steps:
@@ -86,6 +87,9 @@ def views(store: Store, plan: "Plan", pool: "Pool", shards: Sequence["PoolShard"
     for step in measured:
         schema = columns.scores(step.stored)
         yield _view(f"scores_{step.id}", _files(store, f"scores/{step.id}"), schema)
+    for name in store.names(facts.FOLDER):
+        if name in {step.id for step in measured}:
+            yield _view(f"facts_{name}", _files(store, f"{facts.FOLDER}/{name}"), None)
     for step in plan.steps:
         if step.keys:
             yield _view(f"derived_{step.id}", _files(store, f"derived/{step.id}"), columns.DERIVED)

@@ -12,10 +12,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from pairsieve.filters.base import LEFT as LEFT_COLUMN
 from pairsieve.filters.base import AnyFilter, batches
 from pairsieve.pipelines.chunk import Chunk
 from pairsieve.pipelines.parts import PartWriter
-from pairsieve.pipelines.shard import POOL, Frame, Rows
+from pairsieve.pipelines.pools import PoolShard
+from pairsieve.pipelines.shard import LEFT, POOL, Frame, Rows
 from pairsieve.pipelines.step import Step
 from pairsieve.schemas import columns
 from pairsieve.schemas.errors import PairsieveError
@@ -38,17 +40,22 @@ class _Given:
 
 
 class Measure:
-    """A step and the part of its scores that a pass writes for one shard."""
+    """A step and the part of its scores that a pass writes for one shard.
 
-    def __init__(self, step: Step, made: AnyFilter, frame: Frame, writer: PartWriter) -> None:
+    With ``may_leave`` the filter may leave pairs, ``left`` of them: they go no further in this pass.
+    """
+
+    def __init__(self, step: Step, made: AnyFilter, frame: Frame, writer: PartWriter, may_leave: bool = False) -> None:
         """Nothing is measured yet."""
         self.step, self.made, self.frame, self.writer = step, made, frame, writer
+        self.score = made.score_first if may_leave else made.score_all
         self.seconds = 0.0
+        self.left = 0
         self._given: deque[_Given] = deque()
 
     def through(self, chunks: Iterator[Chunk]) -> Iterator[Chunk]:
         """The chunks, with the step's columns; raises ``PairsieveError`` where the filter breaks its contract."""
-        found = self.made.score_all(self._clocked(self._slices(chunks), -1))
+        found = self.score(self._clocked(self._slices(chunks), -1))
         for values in self._clocked(found, 1):
             yield from self._done()
             if not self._given:
@@ -86,16 +93,26 @@ class Measure:
         return chunk.start + np.flatnonzero(wanted & ~chunk.shard.parts(self.step).measured[scope])
 
     def _write(self, given: _Given) -> None:
-        measured = _joined(self.step, given.pieces, len(given.rows))
+        measured = joined(self.step, given.pieces, len(given.rows))
+        rows = given.rows
+        if left := self._left(given):
+            rows, measured = self._without(left, rows, measured)
         for stored, values in measured.items():
-            given.chunk.fresh[stored] = (given.rows, values)
-        head = [
-            given.chunk.column("uid", given.rows),
-            pa.repeat(pa.scalar(given.chunk.shard.record.index, pa.int32()), len(given.rows)),
-            pa.array(given.rows, pa.int32()),
-        ]
-        arrays = [*head, *measured.values()]
-        self.writer.write(pa.record_batch(arrays, schema=columns.scores(self.step.stored)))
+            given.chunk.fresh[stored] = (rows, values)
+        uids = given.chunk.column("uid", rows)
+        self.writer.write(score_batch(self.step, given.chunk.shard.record, uids, rows, measured))
+
+    def _left(self, given: _Given) -> list[pa.Array]:
+        """What was left of a chunk, bool, in pieces; empty where nothing was."""
+        found = [piece[LEFT_COLUMN] for piece in given.pieces if LEFT_COLUMN in piece]
+        return found if any(piece.true_count for piece in found) else []
+
+    def _without(self, left: Sequence[pa.Array], rows: Rows, measured: Measured) -> tuple[Rows, dict[str, pa.Array]]:
+        """The rows that were measured; those that were left go no further."""
+        stay = np.concatenate([~piece.to_numpy(zero_copy_only=False) for piece in left])
+        self.frame.dropped_by[rows[~stay]] = LEFT
+        self.left += int((~stay).sum())
+        return rows[stay], {stored: values.filter(pa.array(stay)) for stored, values in measured.items()}
 
     def _clocked(self, stream: Iterator[Any], sign: int) -> Iterator[Any]:
         """The stream; the time it takes is added to ``seconds``, or taken off: that of others within ours."""
@@ -110,7 +127,13 @@ class Measure:
             yield item
 
 
-def _joined(step: Step, pieces: Sequence[Measured], rows: int) -> dict[str, pa.Array]:
+def score_batch(step: Step, shard: PoolShard, uids: pa.Array, rows: Rows, measured: Measured) -> pa.RecordBatch:
+    """Some rows of a part: their places, and what was measured of them under its stored names."""
+    places = [pa.repeat(pa.scalar(shard.index, pa.int32()), len(rows)), pa.array(rows, pa.int32())]
+    return pa.record_batch([uids, *places, *measured.values()], schema=columns.scores(step.stored))
+
+
+def joined(step: Step, pieces: Sequence[Measured], rows: int) -> dict[str, pa.Array]:
     """A step's columns under their stored names."""
     found: dict[str, pa.Array] = {}
     for own, (stored, kind) in step.writes.items():

@@ -176,6 +176,7 @@ class PartWriter:
     def __init__(self, store: Store, step: Step, shard: PoolShard, name: str) -> None:
         """Nothing is opened before the first row."""
         self._store, self._name = store, name
+        self.part = int(name.rsplit("/", 1)[-1].split(".")[1]) if name.count(".") > 1 else 0
         self._schema = columns.scores(step.stored)
         self._footer = footer(step, shard)
         self._stack = ExitStack()

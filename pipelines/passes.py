@@ -4,12 +4,13 @@ A chunk is as many rows as fit: 131,072 of small columns, a filter's batch where
 """
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 
 import numpy as np
 import pyarrow as pa
 
+from pairsieve.pipelines import facts
 from pairsieve.pipelines.chunk import Chunk
 from pairsieve.pipelines.costs import Cost
 from pairsieve.pipelines.measure import Measure
@@ -22,11 +23,14 @@ FEATURE_BYTES = 33_554_432
 
 
 class PassRunner:
-    """Measures what a pass lacks on one shard, and commits each step's new part."""
+    """Measures what a pass lacks on one shard, and commits each step's new part.
 
-    def __init__(self, shard: Shard, steps: Sequence[tuple[int, Step]]) -> None:
+    With ``may_leave`` steps may leave pairs for later: ``left`` says how many.
+    """
+
+    def __init__(self, shard: Shard, steps: Sequence[tuple[int, Step]], may_leave: bool = False) -> None:
         """Replay what comes before the pass."""
-        self.shard, self.steps = shard, steps
+        self.shard, self.steps, self.may_leave = shard, steps, may_leave
         self.frame = shard.replay(steps[0][0])
         self.measures: dict[str, Measure] = {}
         self.whole: dict[str, tuple[Rows, pa.Array]] = {}
@@ -40,11 +44,27 @@ class PassRunner:
                     name = self.shard.parts(step).next_name
                     writer = PartWriter(self.shard.context.store, step, self.shard.record, name)
                     made = self.shard.context.opened.get(step.id, step.filter)
-                    self.measures[step.id] = Measure(step, made, self.frame, stack.enter_context(writer))
+                    measure = Measure(step, made, self.frame, stack.enter_context(writer), self.may_leave)
+                    self.measures[step.id] = measure
             self._measure_whole()
             deque(self._through(self._chunks(rows)), maxlen=0)
         found = ((step, m.writer, m.seconds) for step, m in self.measures.items())
         return {step: Cost(writer.rows, seconds, writer.bytes) for step, writer, seconds in found if writer.rows}
+
+    @property
+    def left(self) -> dict[str, int]:
+        """Pairs that steps left, where any were."""
+        return {step: m.left for step, m in self.measures.items() if m.left}
+
+    def noticed(self) -> Mapping[str, pa.Table]:
+        """What filters noticed of the work, written down for the shard; what it comes to, by step."""
+        store, shard = self.shard.context.store, self.shard.record.index
+        found = {}
+        for step, m in self.measures.items():
+            if (table := m.made.facts()) is not None:
+                facts.write(store, step, shard, m.writer.part, table)
+                found[step] = m.made.total(table)
+        return found
 
     def _chunk_rows(self) -> int:
         """Many rows of small columns; as many images as a step likes to give at once, few where a file gives them."""

@@ -63,7 +63,7 @@ def run(
             return runner.run(engines, source)
 
 
-OURS = ("pairs", "scores", "derived", "added", "verdicts", "dataset", "_work")
+OURS = ("pairs", "scores", "facts", "derived", "added", "verdicts", "dataset", "_work")
 """Folders of a run: what they hold is written, replaced and removed by runs."""
 
 

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import version
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -29,12 +29,14 @@ from pairsieve.pipelines import (
     pool_rounds,
     recipe_file,
     subset,
+    tail,
     tasks,
 )
 from pairsieve.pipelines.capacity import needs_of
 from pairsieve.pipelines.costs import Cost
 from pairsieve.pipelines.engine import ATTEMPTS, Needs
 from pairsieve.pipelines.engines import Engines
+from pairsieve.pipelines.facts import Noticed
 from pairsieve.pipelines.groups import group
 from pairsieve.pipelines.ingest import ingest
 from pairsieve.pipelines.lock import Check
@@ -49,6 +51,8 @@ from pairsieve.schemas.recipe import DatasetOutput, Output
 from pairsieve.schemas.run import DatasetFile, PoolRecord, RunManifest, StepRecord
 
 T = TypeVar("T")
+Count: TypeAlias = Callable[[Mapping[str, Cost], Mapping[str, pa.Table]], None]
+"""Takes what a shard measured and noticed, step by step."""
 PACKAGES = ("pairsieve", "pyarrow", "duckdb", "numpy")
 
 
@@ -175,26 +179,39 @@ class Runner:
 
         ``kept`` reads a result's survivors, for the progress.
         """
+        return (result for _, result in self._each_of(task, self.shards, needs, name, kept))
+
+    def _each_of(
+        self,
+        task: Callable[[PoolShard], T],
+        shards: Sequence[PoolShard],
+        needs: Needs,
+        name: str,
+        kept: Callable[[T], int] | None = None,
+    ) -> Iterator[tuple[PoolShard, T]]:
+        """As ``_each``, on some shards, each with its result."""
         done = alive = 0
-        with self.progress.stage(name, self.rows) as stage:
-            for i, result in self.engine.map(task, self.shards, needs, name):
+        with self.progress.stage(name, sum(shard.rows for shard in shards)) as stage:
+            for i, result in self.engine.map(task, shards, needs, name):
                 self.check_lock()
-                done += self.shards[i].rows
+                done += shards[i].rows
                 alive += kept(result) if kept else 0
-                stage.advance(self.shards[i].rows, f"{alive / done:.1%} kept" if kept and done else "")
-                yield result
+                stage.advance(shards[i].rows, f"{alive / done:.1%} kept" if kept and done else "")
+                yield shards[i], result
 
     def _ends_open(self, steps: range) -> bool:
-        """Whether a pass ends without a barrier, so that verdicts can be written while it runs."""
-        return bool(steps) and not self.plan.steps[steps[-1]].is_barrier
+        """Whether a pass ends without a barrier or pairs that are left, so that verdicts can be written on the way."""
+        chosen = [self.plan.steps[k] for k in steps]
+        return bool(chosen) and not chosen[-1].is_barrier and not any(step.filter.leaves for step in chosen)
 
     def _pass(self, steps: range) -> None:
         """Measure what a pass lacks, then what its last step needs of the whole pool."""
         if any(self.plan.steps[k].measures for k in steps):
             with self._counting() as count:
-                for record in self._each(tasks.ScorePass(self.context, steps), *self._work(steps), lambda r: r.alive):
-                    count(record.measured)
+                self._sweeps(steps, count)
         last = self.plan.steps[steps[-1]]
+        if not last.is_barrier:
+            return
         if isinstance(last.filter, PoolFilter):
             self._settle(steps[-1], last)
         else:
@@ -202,17 +219,51 @@ class Runner:
             needs = needs_of([last])
             group(self.store, last, lambda task, items: (r for _, r in self.engine.map(task, items, needs, last.id)))
 
+    def _sweeps(self, steps: range, count: Count) -> None:
+        """A pass over all shards; while steps have left pairs, those of the first such step, and the pass again."""
+        shards = self.shards
+        task = tasks.ScorePass(self.context, steps, may_leave=True)
+        while shards:
+            left: dict[int, Mapping[str, int]] = {}
+            for shard, record in self._each_of(task, shards, *self._work(steps), lambda r: r.alive):
+                count(record.measured, record.noticed)
+                if record.left:
+                    left[shard.index] = record.left
+            shards = [shard for shard in shards if shard.index in left]
+            first = next((k for k in steps if any(self.plan.steps[k].id in found for found in left.values())), None)
+            if first is not None:
+                own = self.plan.steps[first].id
+                self._tail(
+                    first, [(shard, found) for shard in shards if (found := left[shard.index].get(own, 0))], count
+                )
+                if not any(self.plan.steps[k].measures for k in steps if k > first):
+                    return
+
+    def _tail(self, k: int, left: Sequence[tuple[PoolShard, int]], count: Count) -> None:
+        """The pairs that a step left, those of many shards together."""
+        step = self.plan.steps[k]
+        found = tail.groups(left)
+        with self.progress.stage(f"{step.id}: slow ones", sum(rows for _, rows in left)) as stage:
+            for _, record in self.engine.map(
+                tail.Tail(self.context, k), found, needs_of([step]), f"{step.id}: slow ones"
+            ):
+                self.check_lock()
+                count(record.measured, record.noticed)
+                stage.advance(sum(cost.rows for cost in record.measured.values()))
+
     def _work(self, steps: range) -> tuple[Needs, str]:
         """What the workers of a pass need, and what it is called."""
         chosen = [self.plan.steps[k] for k in steps if self.plan.steps[k].measures]
         return needs_of(chosen), " + ".join(step.id for step in chosen)
 
     @contextmanager
-    def _counting(self) -> Iterator[Callable[[Mapping[str, Cost]], None]]:
-        """Gather what the shards of a pass measured; written down even if some of them fail."""
+    def _counting(self) -> Iterator[Count]:
+        """Gather what the shards of a pass measured and noticed; written down even if some of them fail."""
         new: dict[str, Cost] = {}
+        noticed = Noticed({step.id: step.filter for step in self.plan.steps})
 
-        def count(measured: Mapping[str, Cost]) -> None:
+        def count(measured: Mapping[str, Cost], facts: Mapping[str, pa.Table]) -> None:
+            noticed.add(facts)
             for step, cost in measured.items():
                 new[step] = new.get(step, Cost()) + cost
 
@@ -223,6 +274,8 @@ class Runner:
             self.measured.update({step: self.measured[step] + cost.rows for step, cost in new.items()})
             if new:
                 costs.add(self.store, {fingerprints[step]: cost for step, cost in new.items()})
+            for line in noticed.advice():
+                self.progress.say(line)
 
     def _settle(self, k: int, step: Step) -> None:
         """Rounds of summaries until the filter knows enough, then what its pairs get from them."""
@@ -243,7 +296,7 @@ class Runner:
         with self._counting() as count:
             task = tasks.Verdicts(self.context, steps)
             for record in self._each(task, needs, f"{name} + verdicts".removeprefix(" + "), lambda r: r.tally.kept):
-                count(record.measured)
+                count(record.measured, record.noticed)
                 tally += record.tally
                 self.records += record.records
         names = {f"{shard.index:05d}.parquet" for shard in self.shards}

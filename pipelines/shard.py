@@ -25,7 +25,8 @@ from pairsieve.schemas.errors import AccountingError, DamagedFileError, Pairsiev
 
 ALIVE = -1
 POOL = -2
-"""Values of ``Frame.dropped_by`` besides the index of a step."""
+LEFT = -3
+"""Values of ``Frame.dropped_by`` besides the index of a step; ``LEFT``: a step left the pair, until a later pass."""
 
 HEAVY_ROWS = 256
 """Rows whose stored images are held in memory at once."""

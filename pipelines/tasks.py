@@ -27,25 +27,28 @@ from pairsieve.schemas import columns, uid
 
 @dataclass(frozen=True)
 class PassRecord:
-    """What a pass did on a shard: pairs still alive at its end, what each step newly measured."""
+    """What a pass did on a shard: pairs still alive at its end, what each step newly measured, left and noticed."""
 
     alive: int
     measured: Mapping[str, Cost]
+    left: Mapping[str, int]
+    noticed: Mapping[str, pa.Table]
 
 
 @dataclass
 class ScorePass:
-    """Measure what one pass lacks on a shard."""
+    """Measure what one pass lacks on a shard; with ``may_leave`` steps may leave pairs that take long."""
 
     context: Context
     steps: range
+    may_leave: bool = False
 
     def __call__(self, record: PoolShard) -> PassRecord:
         """Run and commit."""
         with Shard(self.context, record) as shard:
-            runner = PassRunner(shard, [(k, self.context.plan.steps[k]) for k in self.steps])
+            runner = PassRunner(shard, [(k, self.context.plan.steps[k]) for k in self.steps], self.may_leave)
             measured = runner.run()
-            return PassRecord(int(runner.frame.alive.sum()), measured)
+            return PassRecord(int(runner.frame.alive.sum()), measured, runner.left, runner.noticed())
 
 
 @dataclass
@@ -139,11 +142,12 @@ class Tally:
 
 @dataclass(frozen=True)
 class VerdictRecord:
-    """What the last stage did on a shard: its tally, its records in the subset, and what each step newly measured."""
+    """What the last stage did on a shard: tally, records in the subset, what each step newly measured and noticed."""
 
     tally: Tally
     records: int
     measured: Mapping[str, Cost]
+    noticed: Mapping[str, pa.Table]
 
 
 @dataclass
@@ -158,9 +162,10 @@ class Verdicts:
         names = [step.id for step in self.context.plan.steps]
         with Shard(self.context, record) as shard:
             measured: Mapping[str, Cost] = {}
+            noticed: Mapping[str, pa.Table] = {}
             if self.steps:
                 runner = PassRunner(shard, [(k, self.context.plan.steps[k]) for k in self.steps])
-                measured, frame = runner.run(), runner.frame
+                measured, frame, noticed = runner.run(), runner.frame, runner.noticed()
             else:
                 frame = shard.replay(len(names))
             head = [shard.light(name) for name in columns.PLACE]
@@ -176,7 +181,7 @@ class Verdicts:
             records = self._write_records(shard, kept if added is None else added.parents(kept, record.rows), numbers)
         count = len(frame.alive) - record.rows
         tally = Tally(record.rows, len(kept), _count(frame, names), digest(numbers, kept, record.index), count)
-        return VerdictRecord(tally, records, measured)
+        return VerdictRecord(tally, records, measured, noticed)
 
     def _added(self, shard: Shard) -> Added | None:
         """The pairs that the last step adds, written; None where it adds none."""
