@@ -175,8 +175,9 @@ class PairDataset(IterableDataset[dict[str, Any]]):
     def state_dict(self, batches: int | None = None, workers: int | None = None) -> dict[str, Any]:
         """The position as plain numbers, the same on every rank.
 
-        Any number of ranks and workers loads it, with any batch size.  It counts the batches that this object has handed out; where a loader of your own has done so, say how many
-        since the epoch began or a state was loaded, and by how many workers.
+        Any number of ranks and workers loads it, with any batch size.  It counts the batches that this object has handed
+        out; where a loader of your own has, say how many since the epoch began or a state was loaded, and by how many
+        workers.
         """
         if (info := get_worker_info()) is not None:
             return saved(self._identity, self.epoch, self._pieces, self._given, (info.id, info.num_workers))
@@ -239,6 +240,8 @@ class PairDataset(IterableDataset[dict[str, Any]]):
     def _loader(self) -> Iterator[dict[str, Any]]:
         """Batches of workers that have copies of this."""
         self._order().ends  # noqa: B018 (counted once, here, not by every worker)
+        if isinstance(self._decode, Pictures):
+            self._decode.prepare()
         worker = copy.copy(self)
         worker._is_ours = True
         yield from DataLoader(worker, batch_size=None, num_workers=self.workers)
@@ -269,7 +272,7 @@ class PairDataset(IterableDataset[dict[str, Any]]):
             return Decoded(rows, self._decode, self._finish)
         if self._decode is None:
             return NoImages()
-        return Packed() if self._decode == "bytes" else Called(self._decode)
+        return Packed(rows) if self._decode == "bytes" else Called(self._decode)
 
 
 def _decoding(decode: Any, pictures: Pictures) -> Any:

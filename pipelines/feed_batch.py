@@ -48,7 +48,17 @@ class Group:
         self.uids: list[str] = table["uid"].to_pylist()
         self.texts = Texts(table, columns.texts)
         self.others = {name: _values(table[name]) for name in columns.others}
-        self.images = _Bytes(table[IMAGE]) if columns.has_image else None
+        self.images = _Bytes(table[IMAGE]) if columns.has_image else _Nothing()
+
+
+class _Nothing:
+    """Images where none are read."""
+
+    _none = np.zeros(0, np.uint8)
+
+    def __getitem__(self, row: int) -> NDArray[np.uint8]:
+        """uint8[0]."""
+        return self._none
 
 
 def _values(column: pa.ChunkedArray) -> Sequence[Any]:
@@ -72,7 +82,9 @@ class _Bytes:
 
 
 class Images(Protocol):
-    """The images of one batch."""
+    """The images of one batch, each of which may take some ``draws``."""
+
+    draws: int
 
     def add(self, data: NDArray[np.uint8], draws: Draws, key: int) -> bool:
         """Take another image; false where it is broken."""
@@ -86,6 +98,8 @@ class Images(Protocol):
 
 class Decoded:
     """Pictures: ``image``, uint8[n, 3, size, size]."""
+
+    draws = DRAWS
 
     def __init__(self, rows: int, pictures: Pictures, finish: Callable[[torch.Tensor], torch.Tensor]) -> None:
         """Memory for so many."""
@@ -112,34 +126,46 @@ class Decoded:
 class Packed:
     """Encoded images one after another: ``image``, uint8[bytes]; ``offsets``, int64[n + 1], where each begins."""
 
-    def __init__(self) -> None:
-        """Nothing yet."""
-        self._views: list[NDArray[np.uint8]] = []
-        self._parts: list[NDArray[np.uint8]] = []
-        self._sizes = [0]
+    draws = 0
+
+    def __init__(self, rows: int) -> None:
+        """Of so many rows none yet."""
+        self._rows, self._views, self._ends = rows, list[NDArray[np.uint8]](), [0]
+        self._out, self._copied = torch.empty(0, dtype=torch.uint8), 0
 
     def add(self, data: NDArray[np.uint8], draws: Draws, key: int) -> bool:
         """See ``Images``."""
         if len(data):
             self._views.append(data)
-            self._sizes.append(len(data))
+            self._ends.append(self._ends[-1] + len(data))
         return len(data) > 0
 
     def settle(self) -> None:
         """Copy what lies in row groups."""
-        self._parts.append(np.concatenate(self._views))
-        self._views = []
+        if self._views:
+            self._reserve(self._ends[-1])
+            np.concatenate(self._views, out=self._out.numpy()[self._copied : self._ends[-1]])
+            self._views, self._copied = [], self._ends[-1]
+
+    def _reserve(self, size: int) -> None:
+        """Room for the bytes so far; where rows are to come, for what they may need, so that few copies are made."""
+        if size > len(self._out):
+            count = len(self._ends) - 1
+            wanted = size if count == self._rows else size + int(1.1 * size / count * (self._rows - count))
+            larger = new_bytes(wanted)
+            larger[: self._copied] = self._out[: self._copied]
+            self._out = larger
 
     def tensors(self) -> dict[str, Any]:
         """See ``Images``."""
-        offsets = np.cumsum(self._sizes)
-        packed = new_bytes(int(offsets[-1]))
-        np.concatenate([*self._parts, *self._views], out=packed.numpy())
-        return {"image": packed, "offsets": torch.from_numpy(offsets)}
+        self.settle()
+        return {"image": self._out[: self._copied], "offsets": torch.tensor(self._ends)}
 
 
 class Called:
     """What a function of the user's makes of each image: stacked where it is tensors or arrays, else a list."""
+
+    draws = 0
 
     def __init__(self, decode: Decoder) -> None:
         """Nothing yet."""
@@ -167,6 +193,8 @@ class Called:
 
 class NoImages:
     """A batch of texts."""
+
+    draws = 0
 
     def add(self, data: NDArray[np.uint8], draws: Draws, key: int) -> bool:
         """See ``Images``."""
@@ -199,27 +227,23 @@ class Batch:
 
     def extend(self, entries: Entries, groups: Mapping[int, Group]) -> None:
         """Take some rows; nothing of their groups is held on to.  Raises ``UserError`` where no image is whole."""
-        draws = draws_of(entries.hashes)
+        draws = draws_of(entries.hashes, 1 + self.images.draws)
         for slot, row, key, numbers in zip(*(a.tolist() for a in entries), draws, strict=True):
-            self._add(groups[slot], row, numbers, key)
+            group = groups[slot]
+            if not self.images.add(group.images[row], numbers[1:], key):
+                row = self._replaced(group, row, numbers[1:], key)
+            self.uids.append(group.uids[row])
+            self.texts.append(group.texts.of(row, numbers[0]))
+            for name, values in group.others.items():
+                self.others.setdefault(name, []).append(values[row])
         if self.missing:
             self.images.settle()
 
-    def _add(self, group: Group, row: int, draws: Draws, key: int) -> None:
-        """Take a row, or the next of its group whose image is not broken."""
-        row = self._image(group, row, draws[1:], key)
-        self.uids.append(group.uids[row])
-        self.texts.append(group.texts.of(row, draws[0]))
-        for name, values in group.others.items():
-            self.others.setdefault(name, []).append(values[row])
-
-    def _image(self, group: Group, row: int, draws: Draws, key: int) -> int:
-        count = len(group.uids)
-        for step in range(count):
-            other = (row + step) % count
-            data = group.images[other] if group.images is not None else _NOTHING
-            if self.images.add(data, draws, key):
-                self.broken += other != row
+    def _replaced(self, group: Group, row: int, draws: Draws, key: int) -> int:
+        """The next row of the group whose image is not broken, which has been taken."""
+        self.broken += 1
+        for other in (*range(row + 1, len(group.uids)), *range(row)):
+            if self.images.add(group.images[other], draws, key):
                 return other
         why = getattr(self.images, "error", "")
         raise UserError(
@@ -257,10 +281,7 @@ def batches(
         del entries, groups  # the next ones are being read
 
 
-_NOTHING = np.zeros(0, np.uint8)
-
-
-def draws_of(hashes: Hashes) -> Draws:
-    """float64[n, 1 + DRAWS] in [0, 1): what each row's text is drawn by, then its crop."""
-    items = np.arange(1, DRAWS + 2, dtype=np.uint64)
+def draws_of(hashes: Hashes, count: int) -> Draws:
+    """float64[n, count] in [0, 1): what each row's text is drawn by, then its crop."""
+    items = np.arange(1, count + 1, dtype=np.uint64)
     return uid.fractions(uid.item_hash(hashes[:, None], items))

@@ -47,6 +47,13 @@ class Pictures:
     scale: tuple[float, float] = (0.9, 1.0)
     fast: bool = False
 
+    @staticmethod
+    def prepare() -> None:
+        """Load what decoding needs, so that processes that are forked have it."""
+        import simplejpeg  # noqa: F401
+
+        from pairsieve.filters import _preprocess_fast  # noqa: F401
+
     def picture(self, data: Bytes, draws: NDArray[np.float64]) -> Pixels | None:
         """uint8[3, size, size], given ``DRAWS`` numbers in [0, 1); null for what is broken or too large."""
         try:
