@@ -22,12 +22,12 @@ def parts(size: int, extent: float, resized: int) -> Parts:
     """
     scale = 1.0 / (resized / extent)
     starts, counts = np.empty(resized, np.int64), np.zeros(resized, np.int64)
-    weights = np.zeros((resized, int(ceil(scale)) + 2), np.float32)
+    weights = np.zeros((resized, ceil(scale) + 2), np.float32)
     for i in range(resized):
         begin, end = i * scale, i * scale + scale
         cell = min(scale, extent - begin)
-        last = min(int(floor(end)), size - 1)
-        first = min(int(ceil(begin)), last)
+        last = min(floor(end), size - 1)
+        first = min(ceil(begin), last)
         starts[i] = first
         if first - begin > _TINY:
             starts[i] = first - 1

@@ -19,11 +19,13 @@ Pixels: TypeAlias = npt.NDArray[np.uint8]
 Box: TypeAlias = tuple[float, float, float, float]
 """Left, top, right, bottom, as fractions of the picture's sides."""
 Boxes: TypeAlias = Sequence[Box]
+Area: TypeAlias = tuple[int, int, int, int]
+"""The same in pixels."""
 _MARGIN, _SIGMA, _REACH = 0.1, 0.1, 3.0
 
 
 def blurred(pixels: Pixels, boxes: Boxes) -> Pixels:
-    """The picture, uint8[height, width] or with 3 or 4 channels, with the boxes blurred; the given one is left alone."""
+    """The picture, uint8[height, width] or with 3 or 4 channels, boxes blurred; the given one is left alone."""
     height, width = pixels.shape[:2]
     areas = [_pixels(box, width, height) for box in boxes]
     longest = max((_longer(one) for one in areas), default=0)
@@ -56,24 +58,24 @@ def turned(box: Box, orientation: int) -> Box:
     return left, top, right, bottom
 
 
-def _pixels(box: Box, width: int, height: int) -> tuple[int, int, int, int]:
+def _pixels(box: Box, width: int, height: int) -> Area:
     """The box in whole pixels, cut off as img2dataset does; wild numbers are brought near the picture first."""
     left, top, right, bottom = (min(max(value, -2.0), 3.0) for value in box)
     return int(left * width), int(top * height), int(right * width), int(bottom * height)
 
 
-def _longer(area: tuple[int, int, int, int]) -> int:
+def _longer(area: Area) -> int:
     return max(area[2] - area[0], area[3] - area[1])
 
 
-def _grown(area: tuple[int, int, int, int], width: int, height: int) -> tuple[int, int, int, int]:
+def _grown(area: Area, width: int, height: int) -> Area:
     """With a tenth of its longer side more on every side, within the picture."""
     more = _MARGIN * _longer(area)
     x0, y0, x1, y1 = int(area[0] - more), int(area[1] - more), int(area[2] + more), int(area[3] + more)
     return min(max(x0, 0), width), min(max(y0, 0), height), min(max(x1, 0), width), min(max(y1, 0), height)
 
 
-def _around(areas: Sequence[tuple[int, int, int, int]], margin: int, width: int, height: int) -> tuple[int, int, int, int]:
+def _around(areas: Sequence[Area], margin: int, width: int, height: int) -> Area:
     """The part of the picture that blurring changes, and what that depends on."""
     lefts, tops, rights, bottoms = zip(*areas, strict=True)
     return (
@@ -90,4 +92,4 @@ def _mixed(part: Pixels, mask: npt.NDArray[np.float32], sigma: float, size: int)
     soft = soft if part.ndim == 2 else soft[:, :, None]
     sharp = part.astype(np.float32)
     blur = cv2.GaussianBlur(sharp, (size, size), sigma)
-    return np.rint(sharp + (blur - sharp) * soft).clip(0, 255).astype(np.uint8)
+    return np.asarray(np.rint(sharp + (blur - sharp) * soft).clip(0, 255), np.uint8)

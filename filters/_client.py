@@ -8,9 +8,10 @@ memory.  A client holds ``max_memory`` bytes of bodies and one more body at most
 import asyncio
 import ssl
 import threading
-from collections.abc import Callable, Coroutine, Sequence
+import weakref
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 import aiohttp
 import uvloop
@@ -43,50 +44,49 @@ class Client(Generic[T]):
         self._loop = uvloop.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="fetch", daemon=True)
         self._thread.start()
-        self._open: _Open = self._wait(self._opened())
+        self._open: _Open = asyncio.run_coroutine_threadsafe(_opened(policy, self._limits), self._loop).result()
+        # also where nobody closes it: a process that ends, a filter that is let go
+        self._end = weakref.finalize(self, _end, self._open, self._loop, self._thread, self._users, self._limits)
 
-    async def _opened(self) -> "_Open":
-        return _Open(self._policy, self._limits)
-
-    def _wait(self, work: Coroutine[Any, Any, Any]) -> Any:
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
-
-    def begin(self, urls: Sequence[str | None], patience: float | None = None) -> "Future[list[T]]":
-        """Start on a batch: what ``use`` makes of every outcome, in order.
+    def begin(
+        self,
+        urls: Sequence[str | None],
+        patience: float | None = None,
+        uses: Sequence[Callable[[Fetched], T]] | None = None,
+    ) -> "Future[list[T]]":
+        """Start on a batch: what ``use``, or the one of ``uses`` that is the URL's, makes of every outcome, in order.
 
         With ``patience`` a URL that takes more seconds than that is given up, and ``use`` is given ``LEFT`` for it.
         """
-        return asyncio.run_coroutine_threadsafe(self._batch(urls, patience), self._loop)
+        return asyncio.run_coroutine_threadsafe(
+            self._batch(urls, patience, uses or [self._use] * len(urls)), self._loop
+        )
 
-    async def _batch(self, urls: Sequence[str | None], patience: float | None) -> list[T]:
-        return await asyncio.gather(*(self._one(url, patience) for url in urls))
+    async def _batch(
+        self, urls: Sequence[str | None], patience: float | None, uses: Sequence[Callable[[Fetched], T]]
+    ) -> list[T]:
+        each = zip(urls, uses, strict=True)
+        return await asyncio.gather(*(self._one(url, patience, use) for url, use in each))
 
-    async def _one(self, url: str | None, patience: float | None) -> T:
+    async def _one(self, url: str | None, patience: float | None, use: Callable[[Fetched], T]) -> T:
         target = parse(url)
         if isinstance(target, Fetched):
-            return await self._used(target)
+            return await self._used(target, use)
         opened = self._open
         try:
             with await opened.turns.enter(target.host or "", patience) as turn, opened.fetcher.share() as held:
                 fetched = await opened.fetcher.fetch(target, turn, held, patience)
                 turn.leave_host()
-                return await self._used(fetched)
+                return await self._used(fetched, use)
         except LeftError:
-            return await self._used(LEFT)
+            return await self._used(LEFT, use)
 
-    async def _used(self, fetched: Fetched) -> T:
-        return await self._loop.run_in_executor(self._users, self._use, fetched)
+    async def _used(self, fetched: Fetched, use: Callable[[Fetched], T]) -> T:
+        return await self._loop.run_in_executor(self._users, use, fetched)
 
     def close(self) -> None:
         """Give up what is under way, and end the threads."""
-        if self._loop.is_closed():
-            return
-        self._wait(self._open.close())
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
-        self._users.shutdown(cancel_futures=True)
-        self._limits.close()
+        self._end()
 
     def __enter__(self) -> "Client[T]":
         """The client."""
@@ -95,6 +95,21 @@ class Client(Generic[T]):
     def __exit__(self, *_: object) -> None:
         """Close."""
         self.close()
+
+
+def _end(
+    opened: "_Open",
+    loop: asyncio.AbstractEventLoop,
+    thread: threading.Thread,
+    users: ThreadPoolExecutor,
+    limits: HostLimits,
+) -> None:
+    asyncio.run_coroutine_threadsafe(opened.close(), loop).result()
+    loop.call_soon_threadsafe(loop.stop)
+    thread.join()
+    loop.close()
+    users.shutdown(cancel_futures=True)
+    limits.close()
 
 
 class _Open:
@@ -115,6 +130,10 @@ class _Open:
         await asyncio.gather(*others, return_exceptions=True)
         await self._session.close()
         await self._resolver.close()
+
+
+async def _opened(policy: Policy, limits: HostLimits) -> _Open:
+    return _Open(policy, limits)
 
 
 def _session(policy: Policy, resolver: Resolver) -> aiohttp.ClientSession:

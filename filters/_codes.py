@@ -32,10 +32,12 @@ class Code(StrEnum):
     COMPRESSED_BODY = "compressed_body"  # Content-Encoding although none was asked for; not inflated
     BODY_TOO_LARGE = "body_too_large"  # announced or sent
     EMPTY_BODY = "empty_body"
+    HASH_MISMATCH = "hash_mismatch"  # verify_hash: the body is another than the one that was listed
     NOT_AN_IMAGE = "not_an_image"  # by the first bytes, whatever Content-Type says
     IMAGE_FORMAT_REFUSED = "image_format_refused"  # an image, of a format that is not decoded
     TOO_MANY_PIXELS = "too_many_pixels"  # by the header, before decoding; or after resizing
     BROKEN_IMAGE = "broken_image"  # does not decode to its end
+    BAD_BOXES = "bad_boxes"  # bbox_col: what is to be blurred cannot be told, so nothing is stored
     FAILED_TO_ENCODE = "failed_to_encode"  # the result does not fit the output format
     IMAGE_TOO_SMALL = "image_too_small"  # verdicts only: min_image_size
     IMAGE_AREA_TOO_LARGE = "image_area_too_large"  # verdicts only: max_image_area
@@ -55,6 +57,7 @@ _RESIZE = frozenset(
         Code.IMAGE_FORMAT_REFUSED,
         Code.TOO_MANY_PIXELS,
         Code.BROKEN_IMAGE,
+        Code.BAD_BOXES,
         Code.FAILED_TO_ENCODE,
         Code.IMAGE_TOO_SMALL,
         Code.IMAGE_AREA_TOO_LARGE,

@@ -46,7 +46,7 @@ class BrokenImageError(ValueError):
 
 @dataclass(frozen=True)
 class Header:
-    """What a file's header holds: its size where that is known, EXIF, the colour profile of a JPEG, the file to decode."""
+    """What a file's header holds: its size where that is known, EXIF, a JPEG's colour profile, the file to decode."""
 
     body: bytes
     size: tuple[int, int] | None = None

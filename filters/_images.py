@@ -14,7 +14,7 @@ else and what it warns of by Pillow; the pixels are the same.  A 640×480 JPEG c
 from collections.abc import Callable
 from dataclasses import dataclass
 from io import BytesIO
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -35,6 +35,7 @@ from pairsieve.filters._codes import Code, printable
 from pairsieve.filters._headers import HEAD_BYTES, BrokenImageError, Header, read_header, refusal, sniff
 
 Pixels: TypeAlias = npt.NDArray[np.uint8]
+T = TypeVar("T")
 Size: TypeAlias = tuple[int, int]
 """Width and height."""
 
@@ -71,9 +72,9 @@ decoding gives (1.5: 35 dB)."""
 class Decoded:
     """An upright picture, and whether the file itself shows the same picture everywhere.
 
-    ``pixels`` are RGB, uint8[height, width, 3], or grey, uint8[height, width], or, where ``decode_image`` was told what
-    is wanted of it, maybe RGBX with a fourth sample of no meaning.  ``size`` is that of the file's picture; one that was
-    decoded at one ``scale``-th of it has ``size / scale`` pixels, the last row and column maybe in part.
+    ``pixels`` are RGB, uint8[height, width, 3], or grey, uint8[height, width], or, where ``decode_image`` was told
+    what is wanted of it, maybe RGBX with a fourth sample of no meaning.  ``size`` is that of the file's picture; one
+    that was decoded at one ``scale``-th of it has ``size / scale`` pixels, the last row and column maybe in part.
     """
 
     pixels: Pixels
@@ -104,17 +105,46 @@ def decode_image(data: bytes, max_pixels: int = MAX_PIXELS, wanted: Wanted | Non
 
     ``wanted`` allows a JPEG to be decoded small.
     """
+    return _guarded(data, lambda kind: _decode(kind, data, max_pixels, wanted))
+
+
+def _guarded(data: bytes, work: Callable[[str], T]) -> T:
+    """What ``work`` makes of a file of an allowed format; raises ``BrokenImageError`` and nothing else."""
     kind, code = sniff(data[:HEAD_BYTES]), refusal(data[:HEAD_BYTES])
     if kind is None or code:
         raise BrokenImageError(code or Code.NOT_AN_IMAGE, f"begins as {kind or 'no image'}")
     try:
-        return _decode(kind, data, max_pixels, wanted)
+        return work(kind)
     except BrokenImageError:
         raise
     except Image.DecompressionBombError as error:
         raise BrokenImageError(Code.TOO_MANY_PIXELS, printable(str(error))) from error
     except Exception as error:  # decoders raise whatever a hostile file leads them to
         raise BrokenImageError(Code.BROKEN_IMAGE, printable(f"{kind}: {error}")) from error
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a file says of itself: its format, the size of its picture as it lies, EXIF."""
+
+    kind: str
+    size: Size
+    exif: bytes
+
+
+def look(data: bytes, max_pixels: int = MAX_PIXELS) -> Seen:
+    """What the file says; raises ``BrokenImageError``.  Nothing is decoded, so its rest may be broken."""
+    return _guarded(data, lambda kind: _look(kind, data, max_pixels))
+
+
+def _look(kind: str, data: bytes, max_pixels: int) -> Seen:
+    header = read_header(kind, data)
+    _check_size(header.size, max_pixels)
+    if header.size is not None and kind != "webp":  # whose EXIF lies at its end
+        return Seen(kind, header.size, header.exif)
+    with _OPENERS[kind](BytesIO(header.body)) as image:
+        _check_size(image.size, max_pixels)
+        return Seen(kind, image.size, image.info.get("exif", b""))
 
 
 def _decode(kind: str, data: bytes, max_pixels: int, wanted: Wanted | None) -> Decoded:

@@ -144,7 +144,7 @@ class Resizer:
         done, encoded = cv2.imencode(f".{self.encode_format}", _bgr(pixels), settings)
         if not done:
             raise BrokenImageError(Code.FAILED_TO_ENCODE, f"{width}×{height} as {self.encode_format}")
-        return encoded.tobytes()  # type: ignore[no-any-return]
+        return encoded.tobytes()
 
 
 def _three(pixels: Pixels) -> Pixels:

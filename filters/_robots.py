@@ -35,8 +35,8 @@ def opted_out(
 def directives(line: str, known: Collection[str] = (), now: float = 0.0) -> Iterator[tuple[str | None, str]]:
     """Pairs of agent (null = all) and directive of one header line, in lower case.
 
-    ``none`` is given as what it stands for too, and so is ``unavailable_after`` a date before ``now``.  A left side that
-    is itself a known directive is one, not the name of an agent.
+    ``none`` is given as what it stands for too, and so is ``unavailable_after`` a date before ``now``.  A left side
+    that is itself a known directive is one, not the name of an agent.
     """
     agent: str | None = None
     items = line.lower().split(",")
@@ -61,7 +61,7 @@ def _is_past(value: str, following: list[str], now: float) -> bool:
 
 
 def _moment(text: str) -> float | None:
-    """Seconds since 1970 of a date as mail headers, HTTP and ISO 8601 write it (UTC unless it says so); null if none."""
+    """Seconds since 1970 of a date as mail, HTTP and ISO 8601 write it (UTC unless it says so); null if none."""
     for read in (parsedate_to_datetime, datetime.fromisoformat):
         try:
             found = read(text.upper() if read is datetime.fromisoformat else text)

@@ -98,6 +98,7 @@ class AnyFilter(Settings, ABC):
         opens_fast: it takes about a second and little memory all the same: a small pool is scored in the driver.
         leaves: ``score_first`` may leave pairs, which ``score_all`` measures in a pass of their own.
         version: part of the fingerprint; raise it when the same settings measure another value.
+        elsewhere: settings that a tool with the same step has, each with what to write here instead.
     """
 
     reads: ClassVar[tuple[str, ...]] = ()
@@ -111,6 +112,7 @@ class AnyFilter(Settings, ABC):
     opens_fast: ClassVar[bool] = False
     leaves: ClassVar[bool] = False
     version: ClassVar[int] = 1
+    elsewhere: ClassVar[Mapping[str, str]] = {}
 
     def inputs(self, available: Mapping[str, pa.DataType]) -> tuple[str, ...]:
         """Columns that ``score`` reads with these settings, given the types of the columns so far."""

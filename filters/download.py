@@ -1,14 +1,12 @@
 """Download images, resize them, and record what became of every URL."""
 
-import hashlib
 import ipaddress
 import re
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, replace
 from functools import partial
-from typing import Annotated, Self
+from typing import Annotated, ClassVar, Self, TypeAlias
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -23,16 +21,18 @@ from pydantic import (
     model_validator,
 )
 
-from pairsieve.filters import _exif
+from pairsieve.filters import _area
 from pairsieve.filters._client import LEFT as LEFT_URL
 from pairsieve.filters._client import Client
-from pairsieve.filters._codes import Code, status
+from pairsieve.filters._codes import Code
+from pairsieve.filters._download_names import ELSEWHERE
+from pairsieve.filters._download_rows import LEFT_ROW, HashName, Maker, Outcome, Wish, boxes_of
 from pairsieve.filters._fetch import Fetched, Policy
 from pairsieve.filters._host_limits import MOST as MOST_CONNECTIONS
 from pairsieve.filters._host_tally import HostTally, by_code
-from pairsieve.filters._images import MAX_PIXELS, BrokenImageError, decode_image
+from pairsieve.filters._images import MAX_PIXELS
 from pairsieve.filters._resize import EncodeFormat, Interpolation, ResizeMode, Resizer
-from pairsieve.filters.base import LEFT, Filter, Resources, Runtime, Threshold
+from pairsieve.filters.base import LEFT, Filter, Resources, Runtime, Threshold, UnknownColumnError
 
 _BINARY_END = 2**31  # bytes that a pa.binary() array cannot hold
 AHEAD = 2
@@ -64,8 +64,8 @@ class Download(Filter):
     public are refused, on every redirect too, and so are sites that opt out in ``X-Robots-Tag``.
 
     ``download_code`` is one of a closed set (``_codes.Code``) and the reason of a dropped pair;
-    ``status`` is img2dataset's.  ``sha256`` is of the file as it was sent.  Stored pictures are upright,
-    opaque and three-channel, and carry no metadata, unless ``skip_reencode`` keeps a file as it was.
+    ``status`` is img2dataset's.  The hash is of the file as it was sent.  Stored pictures are upright, opaque, RGB or
+    grey, and carry no metadata, unless ``skip_reencode`` or ``disable_all_reencoding`` keeps a file as it was.
 
     Settings of speed and patience (``timeout``, ``retries``, limits) are no part of what is measured: after an edit
     nothing is fetched again, ``pairsieve retry`` asks for what failed.  A URL that takes longer than ``patience`` is
@@ -91,6 +91,8 @@ class Download(Filter):
     }
     batch_rows = 2048
     leaves = True
+    version = 2
+    elsewhere: ClassVar[Mapping[str, str]] = ELSEWHERE
 
     image_size: PositiveInt = Field(512, description="target side in pixels")
     resize_mode: ResizeMode = Field(
@@ -107,6 +109,21 @@ class Download(Filter):
     )
     skip_reencode: bool = Field(
         False, description="store the file as sent, with its metadata, if it has the format and needs no change"
+    )
+    disable_all_reencoding: bool = Field(
+        False, description="store every file as sent, not decoded, with its metadata, if it begins as an image"
+    )
+    exact: bool = Field(
+        False,
+        description="decode every pixel, so that pictures are img2dataset's bit by bit; else a JPEG of four times the "
+        "wanted size or more is decoded at 1/2, 1/4 or 1/8",
+    )
+    bbox_col: str | None = Field(
+        None, description="column of lists of boxes [left, top, right, bottom], fractions of the sides, to blur: faces"
+    )
+    compute_hash: HashName | None = Field("sha256", description="hash of the file as sent, and the name of its column")
+    verify_hash: tuple[str, HashName] | None = Field(
+        None, description="[column, md5, sha256 or sha512]: a file of another hash than the column's is refused"
     )
     extract_exif: bool = Field(False, description="store camera fields of EXIF as JSON; never position or names")
     timeout: Runtime[PositiveFloat] = Field(
@@ -148,8 +165,11 @@ class Download(Filter):
         pattern=r"^[!-~][ -~]*$",
         description="User-Agent header; name a contact here; its first word is the name opt-outs may address",
     )
+    user_agent_token: str | None = Field(
+        None, pattern=r"^[A-Za-z0-9_.-]+$", description="one more name that opt-outs may address, put before user_agent"
+    )
     disallowed_header_directives: tuple[str, ...] = Field(
-        ("noai", "noimageai", "noindex", "noimageindex"),
+        ("noai", "noimageai", "noml", "noindex", "noimageindex"),
         description="X-Robots-Tag directives that rule an image out; [] ignores the header",
     )
     allow_addresses: tuple[Annotated[str, AfterValidator(_network)], ...] = Field(
@@ -159,7 +179,7 @@ class Download(Filter):
     max_image_area: Threshold[NonNegativeFloat | None] = Field(None, description="most pixels of the original")
     max_aspect_ratio: Threshold[PositiveFloat | None] = Field(None, description="longest side over shortest, at most")
 
-    _client: Client["_Outcome"] | None = PrivateAttr(None)
+    _client: Client[list[Outcome]] | None = PrivateAttr(None)
     _tally: HostTally = PrivateAttr(default_factory=HostTally)
 
     @model_validator(mode="after")
@@ -167,6 +187,17 @@ class Download(Filter):
         most = 9 if self.encode_format == "png" else 100
         if self.quality > most:
             raise ValueError(f"encode_quality of {self.encode_format} is 0 to {most}")
+        return self
+
+    @model_validator(mode="after")
+    def _settings_fit(self) -> Self:
+        if self.disable_all_reencoding and self.bbox_col is not None:
+            raise ValueError("disable_all_reencoding keeps files as sent, so bbox_col cannot blur; leave one out")
+        if self.verify_hash is not None and self.verify_hash[1] != self.compute_hash:
+            raise ValueError(
+                f"verify_hash compares {self.verify_hash[1]}, and compute_hash computes {self.compute_hash or 'none'}; "
+                "make them the same"
+            )
         return self
 
     @property
@@ -187,7 +218,7 @@ class Download(Filter):
             max_bytes=self.max_bytes,
             max_memory=self.max_memory,
             max_redirects=self.max_redirects,
-            user_agent=self.user_agent,
+            user_agent=f"{self.user_agent_token} {self.user_agent}" if self.user_agent_token else self.user_agent,
             networks=self.allow_addresses,
             disallowed=self.disallowed_header_directives,
             name_servers=self.name_servers,
@@ -210,19 +241,52 @@ class Download(Filter):
             encode_quality=self.quality,
             skip_reencode=self.skip_reencode,
             max_pixels=self.max_pixels,
+            exact=self.exact,
         )
+
+    @property
+    def maker(self) -> Maker:
+        """What becomes of a body."""
+        return Maker(
+            self.resizer,
+            self.max_pixels,
+            hash=self.compute_hash,
+            verify=self.verify_hash[1] if self.verify_hash else None,
+            want_exif=self.extract_exif,
+            as_sent=self.disable_all_reencoding,
+        )
+
+    def inputs(self, available: Mapping[str, pa.DataType]) -> tuple[str, ...]:
+        wished = (self.bbox_col, self.verify_hash[0] if self.verify_hash else None)
+        return tuple(dict.fromkeys((*self.reads, *(name for name in wished if name is not None))))
+
+    def check(self, available: Mapping[str, pa.DataType]) -> None:
+        for name in self.inputs(available):
+            if name not in available:
+                raise UnknownColumnError(name, available)
+        if self.verify_hash and not _is_text(kind := available[self.verify_hash[0]]):
+            raise ValueError(f"verify_hash: column {self.verify_hash[0]!r} is {kind}, not hexadecimal texts")
+        if self.bbox_col is not None and not _are_boxes(available[self.bbox_col]):
+            raise ValueError(
+                f"bbox_col: column {self.bbox_col!r} is {available[self.bbox_col]}, not lists of boxes of four numbers"
+            )
+
+    def imports(self) -> tuple[str, ...]:
+        return ("pairsieve.filters._area",)
 
     def resources(self) -> Resources:
         return Resources(cpus=float(self.threads))
 
     def outputs(self, available: Mapping[str, pa.DataType]) -> dict[str, pa.DataType]:
-        columns = {**self.writes, "image": self._image_type()}
-        return columns | {"exif": pa.string()} if self.extract_exif else columns
+        columns = {name: kind for name, kind in self.writes.items() if name != "sha256"} | {"image": self._image_type()}
+        hashed = {self.compute_hash: pa.string()} if self.compute_hash else {}
+        return columns | hashed | ({"exif": pa.string()} if self.extract_exif else {})
 
     def _image_type(self) -> pa.DataType:
         """binary, or large_binary where the images of a full batch might need 2 GiB."""
         largest = 7 * self.image_size**2 // 2 + 10_000  # noise, as the least able encoder writes it
-        bounded = self.resize_mode in ("border", "keep_ratio_largest") and not self.skip_reencode
+        is_made = not self.skip_reencode and not self.disable_all_reencoding
+        bounded = self.resize_mode in ("border", "keep_ratio_largest") and is_made
         return pa.binary() if bounded and largest * self.batch_rows < _BINARY_END else pa.large_binary()
 
     def prepare(self) -> tuple[str, ...]:
@@ -231,6 +295,7 @@ class Download(Filter):
         return ("user_agent names no contact; add an address or a URL, so that sites can reach you",)
 
     def open(self) -> None:
+        _area.prepare()
         self._tally = HostTally()
         self._client = self._new_client()
 
@@ -239,11 +304,10 @@ class Download(Filter):
             self._client.close()
             self._client = None
 
-    def _new_client(self) -> Client["_Outcome"]:
-        use = partial(
-            _outcome, max_pixels=self.max_pixels, resizer=self.resizer, want_exif=self.extract_exif, tally=self._tally
+    def _new_client(self) -> Client[list[Outcome]]:
+        return Client(
+            self.policy, partial(_outcomes, wishes=(Wish(),), maker=self.maker, tally=self._tally), self.threads
         )
-        return Client(self.policy, use, self.threads)
 
     def score(self, pairs: pa.RecordBatch) -> dict[str, pa.Array]:
         return next(self.score_all(iter([pairs])))
@@ -257,11 +321,15 @@ class Download(Filter):
     def _measured(self, batches: Iterator[pa.RecordBatch], patience: float | None) -> Iterator[dict[str, pa.Array]]:
         """Fetch batch after batch, some batches ahead of the one that is given back."""
         client = self._client or self._new_client()
-        under_way = deque[tuple[Sequence[str | None], Future[list[_Outcome]]]]()
+        under_way = deque[tuple[Sequence[_Key], Future[list[list[Outcome]]]]]()
         try:
             for pairs in batches:
-                urls = pairs["url"].to_pylist()
-                under_way.append((urls, client.begin(list(dict.fromkeys(urls)), patience)))
+                keys = self._keys(pairs)
+                wishes = _by_url(keys)
+                uses = [
+                    partial(_outcomes, wishes=some, maker=self.maker, tally=self._tally) for some in wishes.values()
+                ]
+                under_way.append((keys, client.begin(list(wishes), patience, uses)))
                 if len(under_way) > AHEAD:
                     yield self._columns(*under_way.popleft(), patience is not None)
             while under_way:
@@ -270,14 +338,27 @@ class Download(Filter):
             if self._client is None:
                 client.close()
 
+    def _keys(self, pairs: pa.RecordBatch) -> "list[_Key]":
+        """What is asked for each row: its URL, and what is wished of it."""
+        urls = pairs["url"].to_pylist()
+        boxes = [boxes_of(value) for value in pairs[self.bbox_col].to_pylist()] if self.bbox_col else [()] * len(urls)
+        digests = pairs[self.verify_hash[0]].to_pylist() if self.verify_hash else [None] * len(urls)
+        digests = [None if digest is None else digest.strip().lower() for digest in digests]
+        wishes = map(Wish, boxes, digests)
+        return list(zip(urls, wishes, strict=True))
+
     def _columns(
-        self, urls: Sequence[str | None], found: "Future[list[_Outcome]]", may_leave: bool
+        self, keys: "Sequence[_Key]", found: Future[list[list[Outcome]]], may_leave: bool
     ) -> dict[str, pa.Array]:
         """What is written of a batch, once its last URL has ended."""
-        outcomes = dict(zip(dict.fromkeys(urls), found.result(), strict=True))
-        rows = [outcomes[url] for url in urls]
-        columns = {name: pa.array([getattr(r, name) for r in rows], kind) for name, kind in self.outputs({}).items()}
-        return columns | {LEFT: pa.array([row is _LEFT for row in rows], pa.bool_())} if may_leave else columns
+        wishes = _by_url(keys)
+        made = zip(wishes.items(), found.result(), strict=True)
+        outcomes = {(url, wish): row for (url, some), rows in made for wish, row in zip(some, rows, strict=True)}
+        rows = [outcomes[key] for key in keys]
+        named = {name: "digest" if name == self.compute_hash else name for name in self.outputs({})}
+        kinds = self.outputs({})
+        columns = {name: pa.array([getattr(r, own) for r in rows], kinds[name]) for name, own in named.items()}
+        return columns | {LEFT: pa.array([row is LEFT_ROW for row in rows], pa.bool_())} if may_leave else columns
 
     def facts(self) -> pa.Table | None:
         return self._tally.take()
@@ -312,58 +393,37 @@ class Download(Filter):
         return pc.case_when(pc.make_struct(*failed), *reasons).cast(pa.string())
 
 
-@dataclass(frozen=True)
-class _Outcome:
-    """One row of what ``Download`` writes."""
-
-    download_code: str
-    status: str
-    error_message: str | None
-    http_status: int | None
-    final_url: str | None
-    image: bytes | None = None
-    width: int | None = None
-    height: int | None = None
-    original_width: int | None = None
-    original_height: int | None = None
-    sha256: str | None = None
-    exif: str | None = None
+_Key: TypeAlias = tuple[str | None, Wish]
 
 
-_LEFT = _Outcome(Code.TIMEOUT.value, status(Code.TIMEOUT), None, None, None)
-"""Of a URL that is left for the tail pass."""
+def _by_url(keys: Sequence[_Key]) -> dict[str | None, list[Wish]]:
+    """Each URL once, with all that is wished of it."""
+    found: dict[str | None, dict[Wish, None]] = {}
+    for url, wish in keys:
+        found.setdefault(url, {})[wish] = None
+    return {url: list(wishes) for url, wishes in found.items()}
 
 
-def _row(fetched: Fetched, code: Code, message: str | None) -> _Outcome:
-    return _Outcome(code.value, status(code), message, fetched.http_status, fetched.final_url)
-
-
-def _outcome(fetched: Fetched, max_pixels: int, resizer: Resizer, want_exif: bool, tally: HostTally) -> _Outcome:
-    """The row of one URL, counted; never raises."""
+def _outcomes(fetched: Fetched, wishes: Sequence[Wish], maker: Maker, tally: HostTally) -> list[Outcome]:
+    """The row of one URL for each wish, counted once; never raises."""
     if fetched is LEFT_URL:
-        return _LEFT
-    outcome = _made(fetched, max_pixels, resizer, want_exif)
+        return [LEFT_ROW] * len(wishes)
+    rows = [maker.row(fetched, wish) for wish in wishes]
     size = len(fetched.body or b"")
-    tally.add(fetched.host, outcome.download_code, fetched.requests, size, fetched.seconds)
-    return outcome
+    tally.add(fetched.host, rows[0].download_code, fetched.requests, size, fetched.seconds)
+    return rows
 
 
-def _made(fetched: Fetched, max_pixels: int, resizer: Resizer, want_exif: bool) -> _Outcome:
-    """The row of one URL: its body decoded, resized and encoded."""
-    if fetched.body is None:
-        return _row(fetched, fetched.code, fetched.error_message)
-    try:
-        image = decode_image(fetched.body, max_pixels)
-        stored = resizer.store(fetched.body, image)
-    except BrokenImageError as error:
-        return _row(fetched, error.code, str(error))
-    return replace(
-        _row(fetched, Code.SUCCESS, None),
-        image=stored.data,
-        width=stored.width,
-        height=stored.height,
-        original_width=image.pixels.shape[1],
-        original_height=image.pixels.shape[0],
-        sha256=hashlib.sha256(fetched.body).hexdigest(),
-        exif=_exif.wanted_json(image.exif) if want_exif else None,
-    )
+def _is_text(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
+
+
+def _are_boxes(kind: pa.DataType) -> bool:
+    """Whether a column holds lists of lists of numbers."""
+    inner = kind.value_type if _is_list(kind) else None
+    number = inner.value_type if inner is not None and _is_list(inner) else None
+    return number is not None and bool(pa.types.is_floating(number) or pa.types.is_integer(number))
+
+
+def _is_list(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind))

@@ -51,7 +51,9 @@ def _message(model: type[BaseModel], bad: Mapping[str, Any], label: str) -> str:
     where = ".".join([label, *(str(part) for part in bad["loc"])]).strip(".")
     if bad["type"] == "extra_forbidden" and len(bad["loc"]) == 1:
         names = [field.alias or name for name, field in model.model_fields.items()]
-        return f"{where}: no such setting; {hint(str(bad['loc'][0]), names)}"
+        name = str(bad["loc"][0])
+        elsewhere: Mapping[str, str] = getattr(model, "elsewhere", {})
+        return f"{where}: no such setting; {elsewhere.get(name) or hint(name, names)}"
     if bad["type"] == "extra_forbidden":
         return f"{where}: no such setting"
     if bad["type"] == "missing":
