@@ -175,7 +175,7 @@ class PairDataset(IterableDataset[dict[str, Any]]):
     def state_dict(self, batches: int | None = None, workers: int | None = None) -> dict[str, Any]:
         """The position as plain numbers, the same on every rank.
 
-        Any number of ranks and workers loads it, with any batch size.  It counts the batches that this object has handed
+        Any number of ranks and workers loads it, with any batch size.  It counts batches that this object has handed
         out; where a loader of your own has, say how many since the epoch began or a state was loaded, and by how many
         workers.
         """
@@ -260,7 +260,7 @@ class PairDataset(IterableDataset[dict[str, Any]]):
         order, reader = self._order(), Reader(self._source, self._columns.needed, self.verify)
 
         def read(slot: int) -> Group:
-            return Group(reader.group(int(order.groups[slot])), self._columns)
+            return Group(*reader.group(int(order.groups[slot])), self._columns)
 
         return batches(windows(order, share, read), rows_of(share), self.batch_size, self._begin)
 

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from pairsieve.pipelines.feed_decode import DRAWS, Pictures
 from pairsieve.pipelines.feed_memory import new_bytes
 from pairsieve.pipelines.feed_order import Entries, Hashes
+from pairsieve.pipelines.feed_pages import Values
 from pairsieve.pipelines.feed_texts import Texts, Wanted
 from pairsieve.schemas import uid
 from pairsieve.schemas.columns import IMAGE
@@ -43,22 +44,17 @@ class Columns:
 class Group:
     """A row group in memory."""
 
-    def __init__(self, table: pa.Table, columns: Columns) -> None:
-        """Take the table apart."""
+    def __init__(self, table: pa.Table, images: Values | None, columns: Columns) -> None:
+        """Take the table apart; the images may have been read by themselves."""
         self.uids: list[str] = table["uid"].to_pylist()
         self.texts = Texts(table, columns.texts)
         self.others = {name: _values(table[name]) for name in columns.others}
-        self.images = _Bytes(table[IMAGE]) if columns.has_image else _Nothing()
+        self.images = images or (_binary(table[IMAGE]) if columns.has_image else _none(len(table)))
 
 
-class _Nothing:
-    """Images where none are read."""
-
-    _none = np.zeros(0, np.uint8)
-
-    def __getitem__(self, row: int) -> NDArray[np.uint8]:
-        """uint8[0]."""
-        return self._none
+def _none(rows: int) -> Values:
+    """Where no images are read."""
+    return Values(np.zeros(0, np.uint8), [0] * rows, [0] * rows)
 
 
 def _values(column: pa.ChunkedArray) -> Sequence[Any]:
@@ -66,19 +62,13 @@ def _values(column: pa.ChunkedArray) -> Sequence[Any]:
     return column.to_numpy() if pa.types.is_floating(column.type) else column.to_pylist()  # type: ignore[no-any-return]
 
 
-class _Bytes:
+def _binary(column: pa.ChunkedArray) -> Values:
     """The values of a binary column, where they lie."""
-
-    def __init__(self, column: pa.ChunkedArray) -> None:
-        array = column.chunk(0) if column.num_chunks == 1 else pa.concat_arrays(column.chunks)
-        _, offsets, data = array.buffers()
-        kind = np.int64 if pa.types.is_large_binary(array.type) else np.int32
-        self._data = np.frombuffer(data or b"", np.uint8)
-        self._ends: list[int] = np.frombuffer(offsets, kind)[array.offset : array.offset + len(array) + 1].tolist()
-
-    def __getitem__(self, row: int) -> NDArray[np.uint8]:
-        """uint8[n], empty for a null."""
-        return self._data[self._ends[row] : self._ends[row + 1]]
+    array = column.chunk(0) if column.num_chunks == 1 else pa.concat_arrays(column.chunks)
+    _, offsets, data = array.buffers()
+    kind = np.int64 if pa.types.is_large_binary(array.type) else np.int32
+    ends: list[int] = np.frombuffer(offsets, kind)[array.offset : array.offset + len(array) + 1].tolist()
+    return Values(np.frombuffer(data or b"", np.uint8), ends, ends[1:])
 
 
 class Images(Protocol):
@@ -244,7 +234,7 @@ class Batch:
         self.broken += 1
         for other in (*range(row + 1, len(group.uids)), *range(row)):
             if self.images.add(group.images[other], draws, key):
-                return other
+                return int(other)
         why = getattr(self.images, "error", "")
         raise UserError(
             f"no image of a whole row group can be decoded, that of uid {group.uids[row]} among them{why}; "

@@ -8,21 +8,27 @@ group of 256 images of 26 KB takes 16 CPU-µs an image; checking its pages' chec
 import io
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pairsieve.pipelines import seal
+from pairsieve.pipelines.feed_pages import Values, is_plain, read_values
 from pairsieve.pipelines.feed_source import Source
 from pairsieve.pipelines.store import TAIL_BYTES, Store
 from pairsieve.pipelines.text_lines import first_line
+from pairsieve.schemas.columns import IMAGE
 from pairsieve.schemas.errors import DamagedFileError, StorageError
 
 FOOTER_BYTES = 1 << 24
 """Of footers as they are written; in memory they take several times as much."""
 GAP = 1 << 20
 """Bytes between two columns that are read along rather than asked for around."""
+_BROKEN = (EOFError, IndexError, KeyError, TypeError, ValueError, RecursionError)
+"""What reading pages raises that are no pages."""
 
 
 class Reader:
@@ -35,50 +41,73 @@ class Reader:
         self._footers: OrderedDict[int, pq.FileMetaData] = OrderedDict()
         self._lock = threading.Lock()
 
-    def group(self, number: int) -> pa.Table:
-        """A row group of the dataset; raises ``DamagedFileError`` for a file that is not as it was written."""
+    def group(self, number: int) -> tuple[pa.Table, Values | None]:
+        """A row group, its images apart where they can be taken as they lie in the file.
+
+        Raises ``DamagedFileError`` for a file that is not as it was written.
+        """
         file, group = self._source.place(number)
-        return self._read(file, [group])
+        with self._explained(file):
+            footer, content = self._opened(file, [group])
+            values = None if self._verify else self._values(footer, group, content)
+            columns = [name for name in self._columns if values is None or name != IMAGE]
+            return self._table(footer, content, [group], columns), values
 
     def file(self, number: int) -> pa.Table:
-        """The columns of a whole file."""
-        return self._read(number, range(len(self._source.manifest.files[number].row_groups)))
+        """The columns of a whole file; errors as of ``group``."""
+        groups = range(len(self._source.manifest.files[number].row_groups))
+        with self._explained(number):
+            footer, content = self._opened(number, groups)
+            return self._table(footer, content, groups, self._columns)
 
-    def _read(self, number: int, groups: Sequence[int]) -> pa.Table:
-        name = self._source.manifest.files[number].file
+    @contextmanager
+    def _explained(self, number: int) -> Iterator[None]:
+        """Errors name the file and the next step."""
+        url = self._store.url(self._source.manifest.files[number].file)
+        step = "run its recipe again, which writes it anew"
         try:
-            with self._open(number, name, groups) as file:
-                return file.read_row_groups(list(groups), columns=self._columns, use_threads=False)
+            yield
         except FileNotFoundError:
-            raise self._damaged(name, "is missing") from None
-        except (pa.ArrowException, EOFError, IndexError, OSError) as error:
-            if isinstance(error, OSError) and error.errno is not None:  # Parquet's own have no number
-                raise StorageError(
-                    f"{self._store.url(name)}: {first_line(error)}; check the disk, and resume"
-                ) from error
-            raise self._damaged(name, f"is damaged: {first_line(error)}") from None
+            raise DamagedFileError(f"{url} is missing; {step}") from None
         except DamagedFileError as error:
-            raise self._damaged(name, str(error)) from None
+            raise DamagedFileError(f"{url} {error}; {step}") from None
+        except (pa.ArrowException, OSError, *_BROKEN) as error:
+            if isinstance(error, OSError) and error.errno is not None:  # Parquet's own have no number
+                raise StorageError(f"{url}: {first_line(error)}; check the disk, and resume") from error
+            raise DamagedFileError(f"{url} is damaged: {first_line(error)}; {step}") from None
 
-    def _damaged(self, name: str, said: str) -> DamagedFileError:
-        return DamagedFileError(f"{self._store.url(name)} {said}; run its recipe again, which writes it anew")
-
-    def _open(self, number: int, name: str, groups: Sequence[int]) -> pq.ParquetFile:
+    def _opened(self, number: int, groups: Sequence[int]) -> tuple[pq.FileMetaData, "_Parts"]:
+        """The footer, and the parts of the file that hold the columns."""
+        name = self._source.manifest.files[number].file
         footer = self._footer(number, name)
         if self._store.local:
-            path = self._store.path(name)
-            return pq.ParquetFile(
-                path, metadata=footer, memory_map=True, pre_buffer=False, page_checksum_verification=self._verify
-            )
-        ranges = _joined(_ranges(footer, groups, self._columns))
-        starts, stops = zip(*ranges, strict=True) if ranges else ((), ())
-        path = self._store.path(name)
+            return footer, _Parts({0: memoryview(self._store.content(name)).cast("B")})
+        path, ranges = self._store.path(name), _joined(_ranges(footer, groups, self._columns))
+        starts, stops = [start for start, _ in ranges], [stop for _, stop in ranges]
         if len(ranges) == 1:
             parts = [self._store.fs.cat_file(path, starts[0], stops[0])]
         else:
-            parts = self._store.fs.cat_ranges([path] * len(ranges), list(starts), list(stops), on_error="raise")
-        file = pa.PythonFile(_Parts(dict(zip(starts, parts, strict=True))), mode="r")
-        return pq.ParquetFile(file, metadata=footer, pre_buffer=False, page_checksum_verification=self._verify)
+            parts = self._store.fs.cat_ranges([path] * len(ranges), starts, stops, on_error="raise")
+        return footer, _Parts({start: memoryview(part) for start, part in zip(starts, parts, strict=True)})
+
+    def _table(
+        self, footer: pq.FileMetaData, content: "_Parts", groups: Sequence[int], columns: Sequence[str]
+    ) -> pa.Table:
+        file = pa.PythonFile(content, mode="r")
+        with pq.ParquetFile(
+            file, metadata=footer, pre_buffer=False, page_checksum_verification=self._verify
+        ) as parquet:
+            return parquet.read_row_groups(list(groups), columns=list(columns), use_threads=False)
+
+    def _values(self, footer: pq.FileMetaData, group: int, content: "_Parts") -> Values | None:
+        """The images of a row group as they lie in the file; null where there are none, or only Arrow can read them."""
+        chunks = footer.row_group(group)
+        names = [chunks.column(i).path_in_schema for i in range(chunks.num_columns)]
+        if IMAGE not in self._columns or IMAGE not in names or not is_plain(footer, group, at := names.index(IMAGE)):
+            return None
+        start, stop = _place(chunks.column(at))
+        data = np.frombuffer(content.view(start, stop), np.uint8)
+        return read_values(data, chunks.num_rows, footer.schema.column(at).max_definition_level > 0)
 
     def _footer(self, number: int, name: str) -> pq.FileMetaData:
         with self._lock:  # two groups of a file may be read at once
@@ -105,17 +134,16 @@ Range = tuple[int, int]
 
 def _ranges(footer: pq.FileMetaData, groups: Sequence[int], columns: Sequence[str]) -> list[Range]:
     """Where the chunks of the columns lie in the file."""
-    found = []
-    for group in groups:
-        chunks = footer.row_group(group)
-        for i in range(chunks.num_columns):
-            chunk = chunks.column(i)
-            if chunk.path_in_schema.split(".", 1)[0] in columns:
-                start = chunk.data_page_offset
-                if chunk.dictionary_page_offset is not None:
-                    start = min(start, chunk.dictionary_page_offset)
-                found.append((start, start + chunk.total_compressed_size))
-    return sorted(found)
+    chunks = [footer.row_group(g).column(i) for g in groups for i in range(footer.num_columns)]
+    return sorted(_place(chunk) for chunk in chunks if chunk.path_in_schema.split(".", 1)[0] in columns)
+
+
+def _place(chunk: pq.ColumnChunkMetaData) -> Range:
+    """Where a column chunk lies in the file."""
+    start = chunk.data_page_offset
+    if chunk.dictionary_page_offset is not None:
+        start = min(start, chunk.dictionary_page_offset)
+    return start, start + chunk.total_compressed_size
 
 
 def _joined(ranges: Sequence[Range]) -> list[Range]:
@@ -130,11 +158,18 @@ def _joined(ranges: Sequence[Range]) -> list[Range]:
 
 
 class _Parts(io.RawIOBase):
-    """A file of which only some parts are there, by where they start."""
+    """A file of which only some parts are there, by where they start; Arrow reads it as any other."""
 
-    def __init__(self, parts: dict[int, bytes]) -> None:
+    def __init__(self, parts: dict[int, memoryview]) -> None:
         self._parts, self._at = parts, 0
         self._size = max((start + len(part) for start, part in parts.items()), default=0)
+
+    def view(self, start: int, stop: int) -> memoryview:
+        """Some bytes, or fewer where the part ends; none where there is no part."""
+        for begin, part in self._parts.items():
+            if begin <= start < begin + len(part):
+                return part[start - begin : stop - begin]
+        return memoryview(b"")
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
         self._at = offset + (0, self._at, self._size)[whence]
@@ -149,10 +184,7 @@ class _Parts(io.RawIOBase):
     def seekable(self) -> bool:
         return True
 
-    def read(self, size: int = -1) -> bytes:
-        for start, part in self._parts.items():
-            if start <= self._at < start + len(part):
-                found = part[self._at - start : self._at - start + size if size >= 0 else None]
-                self._at += len(found)
-                return found
-        return b""
+    def read(self, size: int = -1) -> memoryview:
+        found = self.view(self._at, self._at + size if size >= 0 else self._size)
+        self._at += len(found)
+        return found

@@ -254,4 +254,4 @@ if __name__ == "__main__":
         way, folder, workers, is_decoded = sys.argv[2:]
         print(json.dumps(one(way, Path(folder), int(workers), is_decoded == "True")))
     else:
-        main(*sys.argv[1:2], *map(int, sys.argv[2:]))
+        main(sys.argv[1] if len(sys.argv) > 1 else None, *map(int, sys.argv[2:]))
