@@ -20,7 +20,6 @@ from pairsieve.pipelines.demo_pool import BOILERPLATE
 from pairsieve.pipelines.demo_world import Pixels, Scene, encode, keyed_rng, pick, render, rescale
 from pairsieve.pipelines.nano_world import LONGEST, advert, junk_picture, keyed_index, stored, web_scene
 
-PAIRS = 24_000
 SEED = 20_230
 FILE_PAIRS = 3_000
 

@@ -21,7 +21,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import xxhash
-from pydantic import BaseModel, ConfigDict, PositiveInt
 
 from pairsieve.filters._tensors import Matrix
 from pairsieve.pipelines import nano_tests
@@ -29,7 +28,8 @@ from pairsieve.pipelines.demo_captions import LEXICONS
 from pairsieve.pipelines.demo_world import COLOURS, COUNTS, SHAPES, encode, render
 from pairsieve.pipelines.engine import Needs
 from pairsieve.pipelines.engine_local import LocalEngine
-from pairsieve.pipelines.nano_pool import FILE_PAIRS, PAIRS, SCHEMA, SEED, write_file
+from pairsieve.pipelines.nano_pool import FILE_PAIRS, SCHEMA, SEED, write_file
+from pairsieve.pipelines.nano_settings import Size
 from pairsieve.pipelines.nano_tests import phrase
 from pairsieve.pipelines.progress import Reporter
 from pairsieve.pipelines.run import run
@@ -41,21 +41,6 @@ RENAMED = {"clip_score": "clip_similarity_score", "clip_image": "clip_img", "cli
 """Names as DataComp's: what ``clip_score`` measures again in a recipe is another column."""
 VERSION = 1
 """Of all that a pool depends on beside its size."""
-
-
-class Size(BaseModel):
-    """How large a nano track is.  ``targets``: pictures that image_based compares with."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    pairs: PositiveInt = PAIRS
-    targets: PositiveInt = 1000
-    clusters: PositiveInt = 400
-    seen: PositiveInt = 1500
-    held_out: PositiveInt = 600
-    probe: PositiveInt = 1500
-    retrieval: PositiveInt = 500
-    image_size: PositiveInt = 64
 
 
 @dataclass(frozen=True)
@@ -90,14 +75,15 @@ class Setup:
         return Vocabulary(np.load(self.root / "words.npy", allow_pickle=False).tolist())
 
 
-def prepare(root: Path, size: Size, progress: Reporter, workers: int | None = None) -> Setup:
+def prepare(root: Path, size: Size, image_size: int, progress: Reporter, workers: int | None = None) -> Setup:
     """Make what is not there yet; a folder of another size or version is made anew."""
-    wanted = {"version": VERSION, "seed": SEED, **size.model_dump()}
+    wanted = {"version": VERSION, "seed": SEED, "image_size": image_size, **size.model_dump()}
     done = root / "setup.json"
     if not (done.exists() and json.loads(done.read_text())["of"] == wanted):
         done.unlink(missing_ok=True)
         root.mkdir(parents=True, exist_ok=True)
         _make(root, size, progress, workers)
+        _ask(root, size, image_size)
         content = {"of": wanted, "pool": _digest(root / "pool")}
         part = done.with_suffix(".part")
         part.write_text(json.dumps(content, indent=2) + "\n")
@@ -118,7 +104,6 @@ def _make(root: Path, size: Size, progress: Reporter, workers: int | None) -> No
     _features(root, "raw", "pool", progress, workers)
     _targets(root, size, progress, workers)
     _assets(root, size)
-    _ask(root, size)
 
 
 @dataclass
@@ -218,7 +203,7 @@ def _entries() -> list[str]:
     return sorted({phrase(s, c, n).split(" ", 1)[1] for s in SHAPES for c in COLOURS for n in COUNTS})
 
 
-def _ask(root: Path, size: Size) -> None:
+def _ask(root: Path, size: Size, image_size: int) -> None:
     """Pictures for the tests, and the words that anybody may say."""
     from pairsieve.pipelines.nano_words import Vocabulary
 
@@ -230,7 +215,7 @@ def _ask(root: Path, size: Size) -> None:
     )
     arrays: dict[str, Any] = {"pairs": np.array(nano_tests.distinct(seen, size.retrieval))}
     for name, scenes in asked:
-        shown = nano_tests.show(scenes, size.image_size)
+        shown = nano_tests.show(scenes, image_size)
         arrays |= {f"{name}_pixels": shown.pixels, f"{name}_labels": shown.labels}
     np.savez(root / "tests.npz", **arrays)
     texts = pq.read_table(root / "pool", columns=["text"])["text"].drop_null().to_pylist()

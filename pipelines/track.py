@@ -20,8 +20,8 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 from pairsieve.pipelines.engine import Needs
 from pairsieve.pipelines.engine_local import LocalEngine
 from pairsieve.pipelines.lock import locked
-from pairsieve.pipelines.nano_setup import Setup, Size, prepare
-from pairsieve.pipelines.nano_train import Training
+from pairsieve.pipelines.nano_settings import Size, Training
+from pairsieve.pipelines.nano_setup import Setup, prepare
 from pairsieve.pipelines.progress import Reporter, Silent
 from pairsieve.pipelines.run import run
 from pairsieve.pipelines.runner import Result
@@ -95,7 +95,7 @@ class Nano:
         names = _names(recipes)
         store = Store(str(self.root))
         with locked(store, self.progress.say):
-            setup = prepare(self.root, self.size, self.progress, self.workers)
+            setup = prepare(self.root, self.size, self.training.image_size, self.progress, self.workers)
             protocol = self._protocol()
             known = [row for row in read(self.root) if (row.pool, row.protocol) == (setup.pool, protocol)]
             curated = [self._curated(name, recipe) for name, recipe in zip(names, recipes, strict=True)]

@@ -33,18 +33,18 @@ def nano(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="show no progress")] = False,
 ) -> None:
     """Train and evaluate recipes on a small world, without any download; a recipe takes minutes on two cores."""
+    if "://" in out:
+        raise UserError(f"--out {out}: the nano track works in a local folder")
+    if not (all_ or recipe):
+        raise UserError("name a recipe, such as --recipe nano_basic, or give --all")
     from pairsieve.pipelines import cli
     from pairsieve.pipelines.progress import reporter
     from pairsieve.pipelines.track import RECIPES, Nano, require
     from pairsieve.pipelines.track_plot import svg
     from pairsieve.pipelines.track_table import as_json, lines, markdown, rich_table
 
-    if "://" in out:
-        raise UserError(f"--out {out}: the nano track works in a local folder")
-    wanted = list(dict.fromkeys([*(RECIPES if all_ else ()), *(recipe or ())]))
-    if not wanted:
-        raise UserError("name a recipe, such as --recipe nano_basic, or give --all")
     require()
+    wanted = list(dict.fromkeys([*(RECIPES if all_ else ()), *(recipe or ())]))
     root = Path(out).resolve()
     with cli._resumable():
         found = lines(Nano(root, workers=workers, progress=reporter(quiet)).rows(wanted, seeds))

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pairsieve.pipelines.nano_setup import Size
-from pairsieve.pipelines.nano_train import Training
+from pairsieve.pipelines.nano_settings import Size, Training
 from pairsieve.pipelines.track import Nano, Row, read
 from pairsieve.pipelines.track_table import lines
 from pairsieve.schemas.errors import RecipeError, UserError
@@ -139,7 +138,7 @@ def test_a_recipe_that_keeps_too_little(made: tuple[Path, list[Row]], tmp_path: 
 def test_a_recipe_without_dataset(made: tuple[Path, list[Row]], tmp_path: Path) -> None:
     """There is nothing to train on."""
     recipe = tmp_path / "none.yaml"
-    recipe.write_text("extends: nano_no_filter\noutput:\n  dataset: null\n  subset: kept.npy\n")
+    recipe.write_text("extends: nano_no_filter\noutput:\n  dataset: false\n  subset: kept.npy\n")
     with pytest.raises(UserError, match="dataset"):
         small(made[0]).rows([str(recipe)], seeds=1)
 
