@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from pairsieve.pipelines.captions_cli import captions
+from pairsieve.pipelines.download_cli import hosts, retry
 from pairsieve.pipelines.export_cli import export
 from pairsieve.pipelines.metadata_cli import metadata
 from pairsieve.pipelines.search_cli import search
@@ -252,6 +253,8 @@ def cluster(
 
 app.command()(metadata)
 app.command()(search)
+app.command()(retry)
+app.command()(hosts)
 app.add_typer(captions, name="captions")
 app.add_typer(track, name="track")
 app.add_typer(export, name="export")

@@ -76,9 +76,11 @@ class Overlay(Store):
             yield file
 
     @contextmanager
-    def create_sealed(self, name: str, schema: pa.Schema, footer: Mapping[str, str]) -> Iterator[pq.ParquetWriter]:
+    def create_sealed(
+        self, name: str, schema: pa.Schema, footer: Mapping[str, str], exclusive: bool = True
+    ) -> Iterator[pq.ParquetWriter]:
         """See ``Store``."""
-        with self._new.create_sealed(name, schema, footer) as writer:
+        with self._new.create_sealed(name, schema, footer, exclusive) as writer:
             yield writer
 
     def content(self, name: str) -> pa.Buffer:

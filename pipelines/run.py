@@ -6,6 +6,7 @@ from typing import Any
 
 from pairsieve.pipelines import catalog, recipe_file
 from pairsieve.pipelines.engines import EngineName, Engines
+from pairsieve.pipelines.forget import Wanted
 from pairsieve.pipelines.ingest import open_pool
 from pairsieve.pipelines.lock import MARK, locked
 from pairsieve.pipelines.plan import Plan, make_plan
@@ -42,10 +43,12 @@ def run(
     ray_address: str | None = None,
     workers: int | None = None,
     progress: Reporter | None = None,
+    forget: Wanted | None = None,
 ) -> Result:
     """Run a recipe into a directory (local or any fsspec URL), or continue there; gives the finished run.
 
-    ``recipe`` is a file, the name of a shipped recipe, or the recipe as data.  Raises
+    ``recipe`` is a file, the name of a shipped recipe, or the recipe as data.  Of the pairs that ``forget``
+    wants, nothing that was measured counts (see ``retry``).  Raises
     ``RecipeError``, ``PoolError`` or ``MissingExtraError`` before anything runs, ``RunBusyError``
     where another process works in ``out``, ``ShardError`` when shards failed and the rest is done.
     """
@@ -57,7 +60,7 @@ def run(
     with locked(store, progress.say) as check_lock, explained(store.root):
         store.clean()
         store.remove(catalog.CATALOG)
-        runner = Runner(store, pool, plan, progress, check_lock)
+        runner = Runner(store, pool, plan, progress, check_lock, forget)
         with Engines(engine, store, ray_address, workers) as engines:
             engines.check(plan, pool)
             return runner.run(engines, source)

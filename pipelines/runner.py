@@ -37,6 +37,7 @@ from pairsieve.pipelines.costs import Cost
 from pairsieve.pipelines.engine import ATTEMPTS, Needs
 from pairsieve.pipelines.engines import Engines
 from pairsieve.pipelines.facts import Noticed
+from pairsieve.pipelines.forget import MARK, Forget, Wanted
 from pairsieve.pipelines.groups import group
 from pairsieve.pipelines.ingest import ingest
 from pairsieve.pipelines.lock import Check
@@ -105,9 +106,18 @@ class Result:
 class Runner:
     """The driver of one run."""
 
-    def __init__(self, store: Store, pool: Pool, plan: Plan, progress: Reporter, check_lock: Check) -> None:
+    def __init__(
+        self,
+        store: Store,
+        pool: Pool,
+        plan: Plan,
+        progress: Reporter,
+        check_lock: Check,
+        forget: Wanted | None = None,
+    ) -> None:
         """Nothing happens yet; ``check_lock`` raises where another run took the directory over."""
         self.store, self.plan, self.progress, self.check_lock = store, plan, progress, check_lock
+        self.wanted = forget
         self.context = Context(store, plan, pool)
         self.shards: list[PoolShard] = []
         self.measured = dict.fromkeys((step.id for step in plan.steps if step.measures), 0)
@@ -124,10 +134,13 @@ class Runner:
                 if attempt + 1 == ATTEMPTS:
                     raise
                 self.progress.say(f"{error}; it is made again")
+            finally:
+                self.context.opened.close()  # what this process itself opened
         self.check_lock()
         self._write_run_file(source)
         catalog.write_catalog(self.store, self.plan, self.context.pool, self.shards)
         self.store.remove("_work")
+        self.store.remove(MARK)
         self.store.remove_attempts()  # of workers that were killed while the run went on
         return Result(self.store.root, self.plan, tally, self.context.settled, self.measured)
 
@@ -137,6 +150,7 @@ class Runner:
         self.engine = engines.for_passes(self.plan, self.rows)
         self._remove_old_outputs()
         self._write_run_file(source)
+        self._forget()
         for k, step in enumerate(self.plan.steps):
             for note in step.filter.prepare():
                 self.progress.say(f"{step.id}: {note}")
@@ -148,6 +162,14 @@ class Runner:
         tally = self._verdicts(last if self._ends_open(last) else range(0))
         self._outputs(tally)
         return tally
+
+    def _forget(self) -> None:
+        """What was measured of some pairs, unless a run that was stopped has done so."""
+        if self.wanted is None or self.wanted.is_done(self.store):
+            return
+        found = sum(self._each(Forget(self.context, self.wanted), Needs(), "forget"))
+        self.store.write(MARK, self.wanted.written())
+        self.progress.say(f"{', '.join(self.wanted.steps)}: {found:,} pairs are measured again")
 
     def _ingest(self) -> None:
         def through_engine(task: Callable[[ShardTask], PoolShard], items: Sequence[ShardTask]) -> Iterator[PoolShard]:

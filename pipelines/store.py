@@ -185,12 +185,14 @@ class Store:
                 raise AccessError(f"{said}; create the bucket, or name another") from error
 
     @contextmanager
-    def create_sealed(self, name: str, schema: pa.Schema, footer: Mapping[str, str]) -> Iterator[pq.ParquetWriter]:
+    def create_sealed(
+        self, name: str, schema: pa.Schema, footer: Mapping[str, str], exclusive: bool = True
+    ) -> Iterator[pq.ParquetWriter]:
         """A writer of a Parquet file with page checksums and a seal; it gets its name when the block ends well.
 
-        The first writer wins.  ``footer`` goes into the file's key-value metadata.
+        With ``exclusive`` the first writer wins.  ``footer`` goes into the file's key-value metadata.
         """
-        with self.create(name, exclusive=True) as file:
+        with self.create(name, exclusive=exclusive) as file:
             # not through ``file``: Arrow writes a path without passing through Python
             with (
                 pa.OSFile(f"/dev/fd/{file.fileno()}", "wb") as out,
