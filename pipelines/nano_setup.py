@@ -11,6 +11,7 @@ for the CLIP of the demo, which stands for OpenAI's: it was trained on true pair
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -33,12 +34,18 @@ from pairsieve.pipelines.nano_settings import Size
 from pairsieve.pipelines.nano_tests import phrase
 from pairsieve.pipelines.progress import Reporter
 from pairsieve.pipelines.run import run
+from pairsieve.pipelines.store import Store
+from pairsieve.schemas.errors import UserError
 
 if TYPE_CHECKING:
     from pairsieve.pipelines.nano_eval import Tests
 
 RENAMED = {"clip_score": "clip_similarity_score", "clip_image": "clip_img", "clip_text": "clip_txt"}
 """Names as DataComp's: what ``clip_score`` measures again in a recipe is another column."""
+DONE, MARK = "setup.json", "nano_track"
+"""Written last; written first, and what a folder is known by."""
+WORK = ("raw", "work", "targets_raw", "targets")
+"""Folders that only the making needs."""
 VERSION = 1
 """Of all that a pool depends on beside its size."""
 
@@ -53,7 +60,7 @@ class Setup:
     @cached_property
     def pool(self) -> str:
         """Digest of the pool's files."""
-        return str(json.loads((self.root / "setup.json").read_text())["pool"])
+        return str(json.loads((self.root / DONE).read_text())["pool"])
 
     def tests(self) -> Tests:
         """What models are asked."""
@@ -75,20 +82,34 @@ class Setup:
         return Vocabulary(np.load(self.root / "words.npy", allow_pickle=False).tolist())
 
 
+def check_folder(root: Path) -> None:
+    """Raise ``UserError`` for a folder that holds something and is no track's: files in it would be replaced."""
+    if root.exists() and not root.is_dir():
+        raise UserError(f"--out {root}: is a file; name a folder")
+    if root.is_dir() and any(root.iterdir()) and not (root / MARK).exists():
+        raise UserError(f"--out {root}: holds files that no nano track wrote; choose another folder")
+
+
 def prepare(root: Path, size: Size, image_size: int, progress: Reporter, workers: int | None = None) -> Setup:
     """Make what is not there yet; a folder of another size or version is made anew."""
     wanted = {"version": VERSION, "seed": SEED, "image_size": image_size, **size.model_dump()}
-    done = root / "setup.json"
-    if not (done.exists() and json.loads(done.read_text())["of"] == wanted):
-        done.unlink(missing_ok=True)
-        root.mkdir(parents=True, exist_ok=True)
+    if _known(root) != wanted:
+        (root / DONE).unlink(missing_ok=True)
         _make(root, size, progress, workers)
         _ask(root, size, image_size)
-        content = {"of": wanted, "pool": _digest(root / "pool")}
-        part = done.with_suffix(".part")
-        part.write_text(json.dumps(content, indent=2) + "\n")
-        part.rename(done)
+        for name in WORK:
+            shutil.rmtree(root / name, ignore_errors=True)
+        content = json.dumps({"of": wanted, "pool": _digest(root / "pool")}, indent=2)
+        Store(str(root)).write(DONE, f"{content}\n".encode())
     return Setup(root, size)
+
+
+def _known(root: Path) -> Any:
+    """What a finished folder was made of."""
+    try:
+        return json.loads((root / DONE).read_text())["of"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def _make(root: Path, size: Size, progress: Reporter, workers: int | None) -> None:

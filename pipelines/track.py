@@ -21,7 +21,7 @@ from pairsieve.pipelines.engine import Needs
 from pairsieve.pipelines.engine_local import LocalEngine
 from pairsieve.pipelines.lock import locked
 from pairsieve.pipelines.nano_settings import Size, Training
-from pairsieve.pipelines.nano_setup import Setup, prepare
+from pairsieve.pipelines.nano_setup import MARK, Setup, check_folder, prepare
 from pairsieve.pipelines.progress import Reporter, Silent
 from pairsieve.pipelines.run import run
 from pairsieve.pipelines.runner import Result
@@ -93,7 +93,9 @@ class Nano:
         A recipe is the name of a shipped one or a file that ``extends: nano_no_filter``.
         """
         names = _names(recipes)
+        check_folder(self.root)
         store = Store(str(self.root))
+        store.write(MARK, b"")
         with locked(store, self.progress.say):
             setup = prepare(self.root, self.size, self.training.image_size, self.progress, self.workers)
             protocol = self._protocol()

@@ -143,6 +143,22 @@ def test_a_recipe_without_dataset(made: tuple[Path, list[Row]], tmp_path: Path) 
         small(made[0]).rows([str(recipe)], seeds=1)
 
 
+def test_folders_of_others_stay_as_they_are(tmp_path: Path) -> None:
+    """A folder with files that no track wrote is refused before anything is touched."""
+    (tmp_path / "raw").mkdir()
+    (tmp_path / "raw" / "mine.txt").write_text("mine")
+    with pytest.raises(UserError, match="no nano track wrote"):
+        small(tmp_path).rows(["nano_no_filter"], seeds=1)
+    assert [str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*")] == ["raw", "raw/mine.txt"]
+
+
+def test_a_damaged_setup_is_made_again(made: tuple[Path, list[Row]]) -> None:
+    """The pool is the same one, so rows stay."""
+    root, rows = made
+    (root / "setup.json").write_text('{"of": ')
+    assert small(root).rows(["nano_no_filter"], seeds=1)[:2] == rows[:2]
+
+
 def test_the_command_refuses_what_it_cannot_do(tmp_path: Path) -> None:
     """Without a recipe, and on an object store."""
     nothing = command("--out", str(tmp_path / "x"))
