@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from itertools import pairwise
@@ -328,3 +329,20 @@ def test_pictures_are_the_same_everywhere(tmp_path: Path) -> None:
     assert one == seen(batch_size=9, workers=2) == seen(batch_size=60)
     assert one != seen(batch_size=4, seed=1)
     assert len(set(one.values())) > 40  # of eight images
+
+
+def test_the_examples_of_the_docs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They run as they stand."""
+    monkeypatch.chdir(tmp_path)
+    rows = 300
+    chances = pa.array(np.linspace(0.1, 1, rows))
+    write_dataset("runs/first", [[50] * 6], pictures(rows))
+    write_dataset("runs/metaclip", [[50] * 6], pictures(rows), metadata_balance_probability=chances)
+    text = (Path(__file__).parents[2] / "docs" / "feed.md").read_text()
+    names: dict[str, Any] = {}
+    for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
+        exec(compile(block, "docs/feed.md", "exec"), names)
+        if "json" in block:
+            assert len(names["data"]) == 2
+    assert names["images"].shape == (44, 3, 224, 224)
+    assert names["state"]["epoch"] == 2
