@@ -99,6 +99,40 @@ def hf(
     _run(run_dir, out, HuggingFace(license_, rows_per_shard), engine, ray_address, workers, quiet)
 
 
+@export.command()
+def img2dataset(
+    run_dir: Annotated[str, typer.Argument(help="a finished run with a download step", metavar="RUN")],
+    out: OutArg,
+    downloaded: Annotated[
+        bool, typer.Option("--downloaded", help="images of pairs that later steps dropped too")
+    ] = False,
+    step: Annotated[str | None, typer.Option(help="the download step, where there are several")] = None,
+    oom_shard_count: Annotated[int, typer.Option(min=1, help="digits of shard numbers")] = 5,
+    engine: EngineOption = "auto",
+    ray_address: AddressOption = None,
+    workers: WorkersOption = None,
+    quiet: QuietOption = False,
+) -> None:
+    """Write a run's downloads as img2dataset does: tars, Parquet files with every row, counts."""
+    from pairsieve.pipelines import cli
+    from pairsieve.pipelines.export_downloads import export_downloads, summary
+    from pairsieve.pipelines.export_settings import Img2dataset
+    from pairsieve.pipelines.progress import reporter
+
+    with cli._resumable():
+        found = export_downloads(
+            run_dir,
+            out,
+            Img2dataset(downloaded, step, oom_shard_count),
+            engine=cli._engine(engine),
+            ray_address=ray_address,
+            workers=workers,
+            progress=reporter(quiet),
+        )
+    for line in summary(found, out):
+        cli._console().print(line, soft_wrap=True, markup=False)
+
+
 def _run(
     run_dir: str, out: str, settings: "Settings", engine: str, address: str | None, workers: int | None, quiet: bool
 ) -> None:

@@ -23,7 +23,11 @@ from pairsieve.schemas.run import Manifest
 JOB, MANIFEST, WORK = "_job.json", "_manifest.json", "_work"
 SIZES, CARD = "sizes.json", "README.md"
 _LOCKS = {MARK, WORKERS}
-_TAR = re.compile(r"\d{8,}\.tar")
+_NAMES = {
+    "webdataset": re.compile(r"\d{8,}\.tar"),
+    "img2dataset": re.compile(r"\d+(\.tar|\.parquet|_stats\.json)"),
+}
+"""Of files that lie in the folder itself."""
 
 
 class ExportJob(Manifest):
@@ -62,13 +66,27 @@ def open_out(out: str, format: FormatName, dataset: Dataset) -> Store:
         raise UserError(
             f"{out}: open_clip's csv dataset reads local files; choose a local folder, or export webdataset"
         )
-    theirs, ours = _url(dataset.store), _url(store)
+    _check_outside(store, dataset.store, out)
+    check_folder(store, format)
+    return store
+
+
+def open_beside(out: str, run: Store) -> Store:
+    """The store of an export of a run's downloads; raises ``UserError`` for a folder that it must not write to."""
+    if not out.strip():
+        raise UserError("OUT is empty; name a folder for the export")
+    store = Store(out)
+    _check_outside(store, run, out)
+    check_folder(store, "img2dataset")
+    return store
+
+
+def _check_outside(store: Store, source: Store, out: str) -> None:
+    theirs, ours = _url(source), _url(store)
     if ours == theirs or any(ours.startswith(f"{theirs}{name}/") for name in run.OURS):
         raise UserError(f"{out}: is the run's own; choose a folder outside of it")
     if store.local and "\n" in store.base:
         raise UserError(f"{out!r}: holds a newline; choose another name")
-    check_folder(store, format)
-    return store
 
 
 def _url(store: Store) -> str:
@@ -101,32 +119,34 @@ def begin(store: Store, job: ExportJob) -> None:
     if _held(store) == job:
         return
     for name in [_first(job.format), *_outputs(store, job.format)]:
-        store.remove(name)
+        if name is not None:
+            store.remove(name)
     store.write_json(JOB, job.model_dump(mode="json"))
 
 
-def _first(format: str) -> str:
-    """By what readers find the rest."""
-    return {"webdataset": SIZES, "csv": export_files.LIST, "hf": CARD}[format]
+def _first(format: str) -> str | None:
+    """By what readers find the rest; null where they find it by its names."""
+    return {"webdataset": SIZES, "csv": export_files.LIST, "hf": CARD}.get(format)
 
 
 def listing(store: Store, format: str) -> str:
     """SHA-256 of what readers look at first; nothing for a card, and where there is none."""
-    if format == "hf" or not store.exists(_first(format)):
+    first = _first(format)
+    if format == "hf" or first is None or not store.exists(first):
         return ""
-    return hashlib.sha256(store.content(_first(format))).hexdigest()
+    return hashlib.sha256(store.content(first)).hexdigest()
 
 
 def _outputs(store: Store, format: str) -> list[str]:
     """What else an export wrote."""
-    if format == "webdataset":
-        return [name for name in store.names("") if _TAR.fullmatch(name)]
+    if format in _NAMES:
+        return [name for name in store.names("") if _NAMES[format].fullmatch(name)]
     return [_folder(format)]
 
 
 def _folder(format: str) -> str:
     """Where the files of the manifest lie."""
-    return {"webdataset": "", "csv": export_files.IMAGES, "hf": export_tables.FOLDER}[format]
+    return {"csv": export_files.IMAGES, "hf": export_tables.FOLDER}.get(format, "")
 
 
 def check_strangers(store: Store, format: str, files: Sequence[FileEntry]) -> None:
@@ -135,7 +155,7 @@ def check_strangers(store: Store, format: str, files: Sequence[FileEntry]) -> No
     prefix = f"{folder}/" if folder else ""
     known = {one.file for one in files}
     for name in store.names(folder):
-        if prefix + name not in known and (folder or _TAR.fullmatch(name)):
+        if prefix + name not in known and (folder or _NAMES[format].fullmatch(name)):
             raise UserError(
                 f"{store.root}: holds {prefix + name!r}, which is none of its {len(known)} files; remove it"
             )

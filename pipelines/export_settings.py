@@ -9,6 +9,7 @@ from pairsieve.schemas.errors import UserError
 Captions = Literal["draw", "first", "each"]
 """Of a list of texts: one by its weight, the first, or a sample for each of them."""
 FormatName = Literal["webdataset", "csv", "hf"]
+Downloads = Literal["img2dataset"]
 _LICENSE = re.compile(r"[a-z0-9][a-z0-9.-]{0,63}")
 
 
@@ -87,6 +88,25 @@ class HuggingFace:
             _check_count("rows_per_shard", self.rows_per_shard)
 
 
+@dataclass(frozen=True)
+class Img2dataset:
+    """img2dataset's folder of a run's downloads: ``00000.tar``, ``00000.parquet`` with every row, ``00000_stats.json``.
+
+    ``downloaded``: images of pairs that later steps dropped too.  ``step`` is the download step, where there are
+    several; shard numbers have ``oom_shard_count`` digits.
+    """
+
+    name: ClassVar[Downloads] = "img2dataset"
+
+    downloaded: bool = False
+    step: str | None = None
+    oom_shard_count: int = 5
+
+    def __post_init__(self) -> None:
+        """Raise ``UserError`` for what cannot be."""
+        _check_count("oom_shard_count", self.oom_shard_count)
+
+
 Settings: TypeAlias = Webdataset | Csv | HuggingFace
 FORMATS: dict[str, type[Settings]] = {"webdataset": Webdataset, "csv": Csv, "hf": HuggingFace}
 
@@ -100,7 +120,7 @@ def settings_of(format: FormatName | Settings) -> Settings:
     return FORMATS[format]()
 
 
-def as_data(settings: Settings) -> dict[str, Any]:
+def as_data(settings: Settings | Img2dataset) -> dict[str, Any]:
     """The settings as they stand in a manifest."""
     return asdict(settings)
 

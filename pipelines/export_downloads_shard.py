@@ -1,0 +1,250 @@
+"""One shard of a run as img2dataset writes it: a tar of the images, a Parquet file with every row, counts as JSON.
+
+Names, keys, columns and statuses are img2dataset's.  Bytes depend on the run alone: its three times are 0.  Cost: the
+images are read and written once; memory is a row group of about 8 MB and the shard's light columns.
+"""
+
+import hashlib
+import heapq
+import io
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from math import ceil, log10
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from pairsieve.filters._codes import Code, status
+from pairsieve.filters._headers import HEAD_BYTES, sniff
+from pairsieve.pipelines.export_parts import ending_of
+from pairsieve.pipelines.export_source import AGAIN
+from pairsieve.pipelines.export_tars import as_json
+from pairsieve.pipelines.parts import part_name
+from pairsieve.pipelines.pools import PairsFile, Pool, PoolShard, Sources
+from pairsieve.pipelines.reshard_job import FileEntry, stats_name
+from pairsieve.pipelines.reshard_write import Whole
+from pairsieve.pipelines.storage_errors import first_line, is_exhausted
+from pairsieve.pipelines.store import Store
+from pairsieve.pipelines.tar_write import entry, tail
+from pairsieve.pipelines.tasks import verdicts_name
+from pairsieve.schemas import columns
+from pairsieve.schemas.columns import IMAGE
+from pairsieve.schemas.errors import DamagedFileError
+
+OWN = ("key", "status", "error_message", "width", "height", "original_width", "original_height")
+HASHES = ("md5", "sha256", "sha512")
+RESERVED = frozenset({*OWN, *HASHES, "caption", "url", "exif"})
+"""Columns that img2dataset writes itself."""
+_SIZES = ("width", "height", "original_width", "original_height")
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What an export has: columns of the pool besides url and text, those of the download step by their own names.
+
+    ``rows`` are those of the largest shard, which decide the keys; ``width`` the digits of shard numbers.
+    """
+
+    step: str
+    fingerprint: str
+    before: tuple[str, ...]
+    """Steps before the download."""
+    others: Mapping[str, pa.DataType]
+    stored: Mapping[str, str]
+    rows: int
+    width: int
+    downloaded: bool
+
+    def key(self, shard: int, row: int) -> str:
+        """img2dataset's ``compute_key``."""
+        exponent = ceil(log10(self.rows))
+        return f"{10**exponent * shard + row:0{exponent + self.width}d}"
+
+    def schema(self) -> pa.Schema:
+        """Of the Parquet files."""
+        told = [pa.field(name, kind) for name, kind in self.others.items()]
+        texts = [pa.field(name, pa.string()) for name in ("caption", "url", *OWN[:3])]
+        sizes = [pa.field(name, pa.int32()) for name in _SIZES]
+        more = [pa.field(name, pa.string()) for name in ("exif", *HASHES) if name in self.stored]
+        return pa.schema([*told, *texts, *sizes, *more])
+
+
+@dataclass
+class WriteShard:
+    """Write one shard, and note it in ``folder`` for an export that is stopped; gives its three files."""
+
+    run: Store
+    pool: Pool
+    out: Store
+    folder: str
+    layout: Layout
+
+    def __call__(self, record: PoolShard) -> list[FileEntry]:
+        """Write it; what a stopped export has finished is taken as it is."""
+        note = f"{self.folder}/{record.index:05d}.part.json"
+        if self.out.exists(note):
+            known = [FileEntry.model_validate(one) for one in json.loads(self.out.read(note))]
+            if all(Whole(self.out)(one) for one in known):
+                return known
+            self.out.remove(note)
+        found = self._write(record)
+        self.out.write_json(note, [one.model_dump(mode="json") for one in found])
+        return found
+
+    def _write(self, record: PoolShard) -> list[FileEntry]:
+        name = f"{record.index:0{self.layout.width}d}"
+        with self._parts(record) as parts:
+            table, is_kept = self._table(record, parts)
+            tar = self._tar(f"{name}.tar", table, is_kept, parts)
+        sink = io.BytesIO()
+        pq.write_table(table, sink, compression="zstd")
+        return [
+            tar,
+            self._whole(f"{name}.parquet", sink.getvalue(), len(table)),
+            self._whole(stats_name(f"{name}.tar"), _stats(table), 0),
+        ]
+
+    def _whole(self, name: str, content: bytes, rows: int) -> FileEntry:
+        self.out.write(name, content)
+        return FileEntry(file=name, rows=rows, size=len(content), sha256=hashlib.sha256(content).hexdigest())
+
+    @contextmanager
+    def _parts(self, record: PoolShard) -> Iterator[list[pq.ParquetFile]]:
+        """The files of what the step measured of the shard; raises ``DamagedFileError`` if they are not as written."""
+        found: list[pq.ParquetFile] = []
+        try:
+            while self.run.exists(name := part_name(self.layout.step, record.index, len(found))):
+                found.append(self.run.sealed(name, is_light=False))
+                told = found[-1].metadata.metadata or {}
+                if told.get(b"pairsieve.step", b"").decode() != self.layout.fingerprint:
+                    raise DamagedFileError(f"{self.run.root}/{name}: is of other settings than run.yaml says; {AGAIN}")
+            yield found
+        except (pa.ArrowException, OSError) as error:
+            if is_exhausted(error):
+                raise
+            where = f"{self.run.root}/{part_name(self.layout.step, record.index, 0)}"
+            raise DamagedFileError(f"{where}: is not as it was written ({first_line(error)}); {AGAIN}") from None
+        finally:
+            for part in found:
+                part.close()
+
+    def _table(self, record: PoolShard, parts: Sequence[pq.ParquetFile]) -> tuple[pa.Table, NDArray[np.bool_]]:
+        """Every row, as img2dataset's Parquet has it; and which have their image in the tar."""
+        pairs = self._pairs(record)
+        verdicts = self.run.table(verdicts_name(record.index), ["dropped_by", "reason"]).slice(0, record.rows)
+        light = [name for own, name in self.layout.stored.items() if own != IMAGE]
+        measured = _measured(parts, light, record.rows)
+        found = {own: measured[name] for own, name in self.layout.stored.items() if own != IMAGE}
+        has_image = np.array([code == Code.SUCCESS.value for code in found["download_code"]])
+        dropped = verdicts["dropped_by"].to_pylist()
+        is_kept = has_image & (self.layout.downloaded | np.array([step is None for step in dropped]))
+        told = zip(is_kept.tolist(), dropped, verdicts["reason"].to_pylist(), strict=True)
+        own = zip(found["status"], found["error_message"], has_image.tolist(), strict=True)
+        outcome = [self._outcome(*row, *more) for row, more in zip(told, own, strict=True)]
+        columns_ = {name: pairs[name] for name in self.layout.others}
+        columns_ |= {"caption": pairs["text"], "url": pairs["url"]}
+        columns_ |= {"key": [self.layout.key(record.index, row) for row in range(record.rows)]}
+        columns_ |= {"status": [one for one, _ in outcome], "error_message": [why for _, why in outcome]}
+        names = [name for name in (*_SIZES, "exif", *HASHES) if name in found]
+        columns_ |= {name: _where(found[name], is_kept) for name in names}
+        schema = self.layout.schema()
+        return pa.table([_array(columns_[field.name], field.type) for field in schema], schema=schema), is_kept
+
+    def _outcome(
+        self, is_kept: bool, dropped_by: str | None, reason: str | None, told: str | None, why: str | None, has: bool
+    ) -> tuple[str, str | None]:
+        """status and error_message: of a pair that another step dropped, that step and its reason."""
+        if is_kept:
+            return status(Code.SUCCESS), None
+        if dropped_by == self.layout.step and not has:
+            return told or status(Code.NULL_URL), why or reason
+        early = dropped_by == "pool" or dropped_by in self.layout.before
+        return status(Code.NULL_URL if early else Code.IMAGE_TOO_SMALL), f"{dropped_by}: {reason}"
+
+    def _pairs(self, record: PoolShard) -> pa.Table:
+        reader = PairsFile(self.run, record) if record.checksum else self.pool.light(record, Sources())
+        try:
+            return reader.read(list(dict.fromkeys(("url", "text", *self.layout.others))))
+        finally:
+            reader.close()
+
+    def _tar(
+        self, name: str, table: pa.Table, is_kept: NDArray[np.bool_], parts: Sequence[pq.ParquetFile]
+    ) -> FileEntry:
+        """The samples in the order of the rows."""
+        digest, size, rows = hashlib.sha256(), 0, 0
+        with self.out.create(name, exclusive=False) as file:
+            for row, image in _images(parts, self.layout.stored[IMAGE]):
+                if not is_kept[row]:
+                    continue
+                rows += 1
+                for piece in self._sample(table.slice(row, 1).to_pylist()[0], image):
+                    digest.update(piece)
+                    size += file.write(piece)
+            end = tail(size)
+            digest.update(end)
+            size += file.write(end)
+        return FileEntry(file=name, rows=rows, size=size, sha256=digest.hexdigest())
+
+    def _sample(self, told: Mapping[str, Any], image: bytes) -> list[bytes]:
+        ending = ending_of(sniff(image[:HEAD_BYTES]) or "jpeg")
+        caption = (told["caption"] or "").encode()
+        return entry(told["key"], [(ending, image), ("json", as_json(dict(told))), ("txt", caption)])
+
+
+def _measured(parts: Sequence[pq.ParquetFile], names: Sequence[str], rows: int) -> dict[str, list[Any]]:
+    """Columns of the step by row of the shard; null where nothing was measured."""
+    found: dict[str, list[Any]] = {name: [None] * rows for name in names}
+    for part in parts:
+        table = part.read(columns=["row", *names], use_threads=False)
+        places = table["row"].to_pylist()
+        for name in names:
+            for row, value in zip(places, table[name].to_pylist(), strict=True):
+                found[name][row] = value
+    return found
+
+
+def _images(parts: Sequence[pq.ParquetFile], column: str) -> Iterator[tuple[int, bytes]]:
+    """Row and image in the order of the rows: each part has that order, and those of several are merged."""
+    return heapq.merge(*(_images_of(part, column) for part in parts), key=lambda one: one[0])
+
+
+def _images_of(part: pq.ParquetFile, column: str) -> Iterator[tuple[int, bytes]]:
+    for group in range(part.num_row_groups):
+        table = part.read_row_group(group, columns=["row", column], use_threads=False)
+        for row, image in zip(table["row"].to_pylist(), table[column], strict=True):
+            if image.is_valid:
+                yield row, image.as_py()
+
+
+def _where(values: Sequence[Any], is_kept: NDArray[np.bool_]) -> list[Any]:
+    return [value if kept else None for value, kept in zip(values, is_kept.tolist(), strict=True)]
+
+
+def _array(values: Any, kind: pa.DataType) -> pa.Array:
+    if isinstance(values, pa.ChunkedArray):
+        return values.combine_chunks().cast(kind)
+    return pa.array(values, kind)
+
+
+def _stats(table: pa.Table) -> bytes:
+    """What img2dataset counts of a shard; its times, which differ from run to run, are 0."""
+    outcomes = Counter(table["status"].to_pylist())
+    messages = ["success" if why is None else why for why in table["error_message"].to_pylist()]
+    names = ("failed_to_download", "failed_to_resize")
+    found: dict[str, Any] = {"count": table.num_rows, "successes": outcomes["success"]}
+    found |= {name: outcomes[name] for name in names}
+    found |= {"duration": 0.0, "start_time": 0.0, "end_time": 0.0, "status_dict": dict(Counter(messages).most_common())}
+    return json.dumps(found, indent=4).encode()
+
+
+def others_of(types: Mapping[str, pa.DataType]) -> dict[str, pa.DataType]:
+    """The pool's columns that an export has besides url and text: uid, and light ones of free names."""
+    names = [name for name, kind in types.items() if not columns.is_heavy(kind) and name not in ("url", "text", "uid")]
+    return {"uid": pa.string()} | {name: types[name] for name in names if name not in RESERVED and name != IMAGE}
