@@ -168,11 +168,13 @@ class WriteShard:
         return status(Code.NULL_URL if early else Code.IMAGE_TOO_SMALL), f"{dropped_by}: {reason}"
 
     def _pairs(self, record: PoolShard) -> pa.Table:
-        reader = PairsFile(self.run, record) if record.checksum else self.pool.light(record, Sources())
+        sources = Sources()
+        reader = PairsFile(self.run, record) if record.checksum else self.pool.light(record, sources)
         try:
             return reader.read(list(dict.fromkeys(("url", "text", *self.layout.others))))
         finally:
             reader.close()
+            sources.close()
 
     def _tar(
         self, name: str, table: pa.Table, is_kept: NDArray[np.bool_], parts: Sequence[pq.ParquetFile]

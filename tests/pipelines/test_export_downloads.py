@@ -288,10 +288,10 @@ def test_what_a_later_run_measured_is_in_its_place(site: str, tmp_path: Path) ->
     urls = [f"{site}/{i}.jpg" for i in range(20)]
     (tmp_path / "pool").mkdir()
     table = pa.table({"uid": uids, "url": urls, "text": [f"{i}" for i in range(20)], "original_width": [9] * 20})
-    pq.write_table(table, tmp_path / "pool/0.parquet", row_group_size=10)
+    pq.write_table(table, tmp_path / "pool/0.parquet", row_group_size=5)
     step = {"download": {"allow_addresses": ["127.0.0.0/8"], "user_agent": "t (t@example.org)"}}
     for where in ("CAST(text AS INTEGER) % 2 = 0", "true"):
-        pool = {"datacomp": {"path": str(tmp_path / "pool"), "shard_rows": 10}}
+        pool = {"datacomp": {"path": str(tmp_path / "pool"), "shard_rows": 5}}
         recipe = {"pool": pool, "filters": [{"where": where}, step], "output": {"subset": "s.npy"}}
         run(recipe, tmp_path / "run", workers=1, engine="local")
     assert (tmp_path / "run/scores/download/00001.1.parquet").exists()
