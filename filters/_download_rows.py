@@ -13,6 +13,7 @@ from typing import Any, Literal, TypeAlias
 from pairsieve.filters import _exif
 from pairsieve.filters._blur import Box, turned
 from pairsieve.filters._codes import Code, status
+from pairsieve.filters._decode_memory import DecodeMemory
 from pairsieve.filters._fetch import Fetched
 from pairsieve.filters._images import BrokenImageError, decode_image, look
 from pairsieve.filters._resize import Resizer, Stored
@@ -71,6 +72,7 @@ class Maker:
     verify: HashName | None = None
     want_exif: bool = False
     as_sent: bool = False
+    memory: DecodeMemory | None = None
 
     def row(self, fetched: Fetched, wish: Wish) -> Outcome:
         """The row of one URL and what is wished of it."""
@@ -90,7 +92,7 @@ class Maker:
             seen = look(body, self.max_pixels)
             stored, size, exif = Stored(body, *seen.size), seen.size, seen.exif
         else:
-            image = decode_image(body, self.max_pixels, self.resizer.reduced)
+            image = decode_image(body, self.max_pixels, self.resizer.reduced, self.memory)
             upright = [turned(box, _exif.orientation(image.exif)) for box in boxes]
             stored, size, exif = self.resizer.store(body, image, upright), image.size, image.exif
         return replace(

@@ -7,11 +7,12 @@ first frame counts, and a truncated file is broken, however much of it would dec
 
 A JPEG is decoded by libjpeg-turbo straight (simplejpeg), at 1/2, 1/4 or 1/8 of its size where the caller allows, all
 else and what it warns of by Pillow; the pixels are the same.  A 640×480 JPEG costs 1.2 CPU-ms (OpenCV 1.4, Pillow
-1.7), 10 bytes per pixel for a JPEG, 27 for the worst (WebP with alpha); hostile files of the largest size take up to
-15 s.  The interpreter lock is free meanwhile.
+1.7), 4 to 15 bytes per pixel for a JPEG, 30 for the worst (WebP with alpha); hostile files of the largest size take up
+to 15 s.  The interpreter lock is free meanwhile.
 """
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from io import BytesIO
 from typing import TypeAlias, TypeVar
@@ -32,6 +33,7 @@ from PIL import (
 
 from pairsieve.filters import _exif
 from pairsieve.filters._codes import Code, printable
+from pairsieve.filters._decode_memory import DecodeMemory
 from pairsieve.filters._headers import HEAD_BYTES, BrokenImageError, Header, read_header, refusal, sniff
 
 Pixels: TypeAlias = npt.NDArray[np.uint8]
@@ -90,6 +92,7 @@ class Decoded:
         return self.whole or (self.pixels.shape[1], self.pixels.shape[0])
 
 
+Hold: TypeAlias = Callable[[str, Size], AbstractContextManager[None]]
 Wanted: TypeAlias = Callable[[Size], Size | None]
 """Of an upright picture of a size the size that it is going to be reduced to, null where all its pixels are wanted."""
 
@@ -100,12 +103,22 @@ def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> Pixels:
     return pixels if pixels.ndim == 3 else np.repeat(pixels[:, :, None], 3, axis=2)
 
 
-def decode_image(data: bytes, max_pixels: int = MAX_PIXELS, wanted: Wanted | None = None) -> Decoded:
+def decode_image(
+    data: bytes,
+    max_pixels: int = MAX_PIXELS,
+    wanted: Wanted | None = None,
+    memory: DecodeMemory | None = None,
+) -> Decoded:
     """The picture and what is known of its file; raises ``BrokenImageError`` and nothing else.
 
-    ``wanted`` allows a JPEG to be decoded small.
+    ``wanted`` allows a JPEG to be decoded small; decoding waits until ``memory`` has room for it.
     """
-    return _guarded(data, lambda kind: _decode(kind, data, max_pixels, wanted))
+    hold = memory.hold if memory else _no_wait
+    return _guarded(data, lambda kind: _decode(kind, data, max_pixels, wanted, hold))
+
+
+def _no_wait(kind: str, size: Size) -> AbstractContextManager[None]:
+    return nullcontext()
 
 
 def _guarded(data: bytes, work: Callable[[str], T]) -> T:
@@ -147,18 +160,18 @@ def _look(kind: str, data: bytes, max_pixels: int) -> Seen:
         return Seen(kind, image.size, image.info.get("exif", b""))
 
 
-def _decode(kind: str, data: bytes, max_pixels: int, wanted: Wanted | None) -> Decoded:
+def _decode(kind: str, data: bytes, max_pixels: int, wanted: Wanted | None, hold: Hold) -> Decoded:
     header = read_header(kind, data)
     _check_size(header.size, max_pixels)
     if kind == "jpeg" and _is_srgb(header.profile):
         try:
-            return _jpeg(header, wanted)
+            return _jpeg(header, wanted, hold)
         except ValueError:  # it warns, or knows no such colours: Pillow knows what still is a picture
             pass
-    return _by_pillow(kind, header, max_pixels)
+    return _by_pillow(kind, header, max_pixels, hold)
 
 
-def _jpeg(header: Header, wanted: Wanted | None) -> Decoded:
+def _jpeg(header: Header, wanted: Wanted | None, hold: Hold) -> Decoded:
     """A JPEG in grey or RGB; raises ``ValueError`` for any other, and for what is wrong with it."""
     height, width, colours, _ = simplejpeg.decode_jpeg_header(header.body)
     if colours not in ("YCbCr", "RGB", "Gray") or header.size != (width, height):
@@ -169,8 +182,9 @@ def _jpeg(header: Header, wanted: Wanted | None) -> Decoded:
     scale = 1 if target is None else _scale(whole, target, turned == 1)
     layout = "GRAY" if colours == "Gray" else "RGB" if wanted is None else "RGBX"
     small = {"min_width": -(-width // scale), "min_height": -(-height // scale)} if scale > 1 else {}
-    pixels = simplejpeg.decode_jpeg(header.body, layout, fastdct=False, fastupsample=False, **small)
-    pixels = _upright(pixels[:, :, 0] if layout == "GRAY" else pixels, turned)
+    with hold("jpeg", whole):
+        pixels = simplejpeg.decode_jpeg(header.body, layout, fastdct=False, fastupsample=False, **small)
+        pixels = _upright(pixels[:, :, 0] if layout == "GRAY" else pixels, turned)
     return Decoded(pixels, "jpeg", turned == 1, header.exif, scale, whole)
 
 
@@ -181,14 +195,23 @@ def _scale(whole: Size, target: Size, upright: bool) -> int:
     return next((scale for scale in fits if ratio >= scale * SPARE), 1)
 
 
-def _by_pillow(kind: str, header: Header, max_pixels: int) -> Decoded:
+def _by_pillow(kind: str, header: Header, max_pixels: int, hold: Hold) -> Decoded:
+    if header.size is not None:  # else it is known once the file is open; WebP's decoder takes memory for that
+        with hold(kind, header.size):
+            return _opened(kind, header, max_pixels, _no_wait)
+    return _opened(kind, header, max_pixels, hold)
+
+
+def _opened(kind: str, header: Header, max_pixels: int, hold: Hold) -> Decoded:
     with _OPENERS[kind](BytesIO(header.body)) as image:
         _check_size(image.size, max_pixels)
         exif = header.exif or image.info.get("exif", b"")
-        image.load()
-        pixels, composited = _flat(image, keeps_grey=kind in ("jpeg", "png"))
-    turned = _exif.orientation(exif)
-    return Decoded(_upright(pixels, turned), kind, faithful=turned == 1 and not composited, exif=exif)
+        turned = _exif.orientation(exif)
+        with hold(kind, image.size):
+            image.load()
+            pixels, composited = _flat(image, keeps_grey=kind in ("jpeg", "png"))
+            pixels = _upright(pixels, turned)
+    return Decoded(pixels, kind, faithful=turned == 1 and not composited, exif=exif)
 
 
 def _upright(pixels: Pixels, turned: int) -> Pixels:

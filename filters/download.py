@@ -3,7 +3,7 @@
 import ipaddress
 import re
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from functools import partial
 from typing import Annotated, ClassVar, Self, TypeAlias
@@ -25,6 +25,7 @@ from pairsieve.filters import _area
 from pairsieve.filters._client import LEFT as LEFT_URL
 from pairsieve.filters._client import Client
 from pairsieve.filters._codes import Code
+from pairsieve.filters._decode_memory import DecodeMemory
 from pairsieve.filters._download_names import ELSEWHERE
 from pairsieve.filters._download_rows import LEFT_ROW, HashName, Maker, Outcome, Wish, boxes_of
 from pairsieve.filters._fetch import Fetched, Policy
@@ -71,8 +72,8 @@ class Download(Filter):
     nothing is fetched again, ``pairsieve retry`` asks for what failed.  A URL that takes longer than ``patience`` is
     left for a pass of its own at the end, so that slow hosts do not hold up others.
 
-    A worker holds at most ``max_memory`` bytes of bodies and one body more, ``threads`` decoded pictures and the
-    stored images of three batches.
+    A worker holds at most ``max_memory`` bytes of bodies and one body more, ``max_decode_memory`` bytes of pictures
+    that are being decoded (or one picture), ``threads`` decoded ones and the stored images of three batches.
     """
 
     reads = ("url",)
@@ -155,6 +156,9 @@ class Download(Filter):
     max_memory: Runtime[PositiveInt] = Field(
         1_000_000_000, description="bytes of bodies that one worker holds; one more body may go beyond"
     )
+    max_decode_memory: Runtime[PositiveInt] = Field(
+        2_000_000_000, description="bytes of pictures that one worker decodes at a time; one picture may go beyond"
+    )
     concurrency: Runtime[PositiveInt] = Field(256, description="URLs that one worker fetches at a time")
     threads: Runtime[PositiveInt] = Field(2, description="threads of one worker that decode and resize")
     max_bytes: PositiveInt = Field(20_000_000, description="largest body in bytes")
@@ -180,7 +184,7 @@ class Download(Filter):
     max_aspect_ratio: Threshold[PositiveFloat | None] = Field(None, description="longest side over shortest, at most")
 
     _client: Client[list[Outcome]] | None = PrivateAttr(None)
-    _tally: HostTally = PrivateAttr(default_factory=HostTally)
+    _tally: HostTally | None = PrivateAttr(None)
 
     @model_validator(mode="after")
     def _quality_fits(self) -> Self:
@@ -254,6 +258,7 @@ class Download(Filter):
             verify=self.verify_hash[1] if self.verify_hash else None,
             want_exif=self.extract_exif,
             as_sent=self.disable_all_reencoding,
+            memory=DecodeMemory(self.max_decode_memory),
         )
 
     def inputs(self, available: Mapping[str, pa.DataType]) -> tuple[str, ...]:
@@ -305,9 +310,11 @@ class Download(Filter):
             self._client = None
 
     def _new_client(self) -> Client[list[Outcome]]:
-        return Client(
-            self.policy, partial(_outcomes, wishes=(Wish(),), maker=self.maker, tally=self._tally), self.threads
-        )
+        return Client(self.policy, partial(self._use(), (Wish(),)), self.threads)
+
+    def _use(self) -> Callable[[Sequence[Wish], Fetched], list[Outcome]]:
+        """What is made of a URL's outcome, given what is wished of it."""
+        return partial(_outcomes, maker=self.maker, tally=self._tally or HostTally())
 
     def score(self, pairs: pa.RecordBatch) -> dict[str, pa.Array]:
         return next(self.score_all(iter([pairs])))
@@ -320,15 +327,13 @@ class Download(Filter):
 
     def _measured(self, batches: Iterator[pa.RecordBatch], patience: float | None) -> Iterator[dict[str, pa.Array]]:
         """Fetch batch after batch, some batches ahead of the one that is given back."""
-        client = self._client or self._new_client()
+        client, use = self._client or self._new_client(), self._use()
         under_way = deque[tuple[Sequence[_Key], Future[list[list[Outcome]]]]]()
         try:
             for pairs in batches:
                 keys = self._keys(pairs)
                 wishes = _by_url(keys)
-                uses = [
-                    partial(_outcomes, wishes=some, maker=self.maker, tally=self._tally) for some in wishes.values()
-                ]
+                uses = [partial(use, some) for some in wishes.values()]
                 under_way.append((keys, client.begin(list(wishes), patience, uses)))
                 if len(under_way) > AHEAD:
                     yield self._columns(*under_way.popleft(), patience is not None)
@@ -361,7 +366,7 @@ class Download(Filter):
         return columns | {LEFT: pa.array([row is LEFT_ROW for row in rows], pa.bool_())} if may_leave else columns
 
     def facts(self) -> pa.Table | None:
-        return self._tally.take()
+        return None if self._tally is None else self._tally.take()
 
     @staticmethod
     def total(facts: pa.Table) -> pa.Table:
@@ -404,7 +409,7 @@ def _by_url(keys: Sequence[_Key]) -> dict[str | None, list[Wish]]:
     return {url: list(wishes) for url, wishes in found.items()}
 
 
-def _outcomes(fetched: Fetched, wishes: Sequence[Wish], maker: Maker, tally: HostTally) -> list[Outcome]:
+def _outcomes(wishes: Sequence[Wish], fetched: Fetched, *, maker: Maker, tally: HostTally) -> list[Outcome]:
     """The row of one URL for each wish, counted once; never raises."""
     if fetched is LEFT_URL:
         return [LEFT_ROW] * len(wishes)

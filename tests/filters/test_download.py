@@ -179,7 +179,15 @@ def test_bad_settings_are_refused(settings: dict[str, Any]) -> None:
 def test_thresholds_and_speed_are_no_part_of_the_fingerprint() -> None:
     """Another threshold or number of threads does not download anything again."""
     thresholds = {"min_image_size", "max_image_area", "max_aspect_ratio"}
-    speed = {"concurrency", "threads", "max_memory", "name_servers", "host_concurrency", "host_rate"}
+    speed = {
+        "concurrency",
+        "threads",
+        "max_memory",
+        "max_decode_memory",
+        "name_servers",
+        "host_concurrency",
+        "host_rate",
+    }
     patience = {"timeout", "patience", "low_speed_limit", "low_speed_time", "retries"}
     free = thresholds | speed | patience | {"environment_proxies"}
     assert set(Download.model_fields) - set(scoring_settings(Download())) == free
