@@ -59,8 +59,12 @@ def turned(box: Box, orientation: int) -> Box:
 
 
 def _pixels(box: Box, width: int, height: int) -> Area:
-    """The box in whole pixels, cut off as img2dataset does; wild numbers are brought near the picture first."""
+    """The box in whole pixels, cut off as img2dataset does; wild numbers are brought near the picture first.
+
+    One that is inside out is taken for what lies between its sides.
+    """
     left, top, right, bottom = (min(max(value, -2.0), 3.0) for value in box)
+    (left, right), (top, bottom) = sorted((left, right)), sorted((top, bottom))
     return int(left * width), int(top * height), int(right * width), int(bottom * height)
 
 
