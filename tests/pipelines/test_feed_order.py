@@ -1,5 +1,6 @@
 """The order of an epoch: permutations in windows, copies by weight, and how well it mixes."""
 
+import time
 from collections import Counter
 
 import numpy as np
@@ -158,3 +159,17 @@ def test_mixing_is_as_good_as_its_window(rows: int, groups: int, most: float) ->
         < np.median([spread(rows_in(order_of(layout, FAR, seed=s), [whole(0, rows * count)])) for s in range(9)])
         < 1.2
     )
+
+
+def test_groups_are_read_ahead() -> None:
+    """While the first rows are handed out, two further groups are read, and no more."""
+    layout = Layout(np.full(12, 4), np.full(12, 40))
+    order, read = order_of(layout, layout.window(1), shuffle=False), list[int]()
+    stream = windows(order, [whole(0, order.rows)], read.append)
+    for slot in range(4):
+        next(stream)
+        until = time.monotonic() + 30
+        while len(read) < slot + 1 + READAHEAD and time.monotonic() < until:
+            time.sleep(0.001)
+        time.sleep(0.02)
+        assert sorted(read) == list(range(slot + 1 + READAHEAD))
