@@ -3,12 +3,13 @@
 The method is that of img2dataset's ``BoundingBoxBlurrer``, which follows princetonvisualai/imagenet-face-obfuscation:
 boxes grow by a tenth of their longer side, and the picture and a mask of all boxes are blurred by a Gaussian whose
 sigma is a tenth of the longest side of them.  img2dataset 1.46 and 1.47 pass a kernel size alone, which OpenCV takes
-for a third of that sigma; here sigma is what it says, and the kernel ends at three of it.  No random generator is
-touched.  Cost: 15 ms for a face of a third of a 512×384 picture; the part around the boxes alone is blurred.
+for a third of that sigma; here sigma is what it says.  The Gaussian is that of Pillow, which the original used: three
+means of boxes, so that a large one costs no more.  No random generator is touched.  Cost: 2 ms for a face of a third
+of a 512×384 picture; the part around the boxes alone is blurred.
 """
 
 from collections.abc import Sequence
-from math import ceil
+from math import floor, sqrt
 from typing import TypeAlias
 
 import cv2
@@ -16,12 +17,14 @@ import numpy as np
 import numpy.typing as npt
 
 Pixels: TypeAlias = npt.NDArray[np.uint8]
+Shades: TypeAlias = npt.NDArray[np.float32]
 Box: TypeAlias = tuple[float, float, float, float]
 """Left, top, right, bottom, as fractions of the picture's sides."""
 Boxes: TypeAlias = Sequence[Box]
 Area: TypeAlias = tuple[int, int, int, int]
 """The same in pixels."""
-_MARGIN, _SIGMA, _REACH = 0.1, 0.1, 3.0
+_MARGIN, _SIGMA = 0.1, 0.1
+_PASSES = 3
 
 
 def blurred(pixels: Pixels, boxes: Boxes) -> Pixels:
@@ -32,13 +35,14 @@ def blurred(pixels: Pixels, boxes: Boxes) -> Pixels:
     if longest <= 0:
         return pixels
     grown = [_grown(one, width, height) for one in areas if _longer(one) > 0]
-    reach = ceil(_REACH * _SIGMA * longest)
+    sizes = _sizes(_SIGMA * longest)
+    reach = sum(size // 2 for size in sizes)
     left, top, right, bottom = _around(grown, 2 * reach, width, height)
-    mask = np.zeros((bottom - top, right - left), np.float32)
+    mask: Shades = np.zeros((bottom - top, right - left), np.float32)
     for x0, y0, x1, y1 in grown:
         mask[y0 - top : y1 - top, x0 - left : x1 - left] = 1
     out = pixels.copy()
-    out[top:bottom, left:right] = _mixed(pixels[top:bottom, left:right], mask, _SIGMA * longest, 2 * reach + 1)
+    out[top:bottom, left:right] = _mixed(pixels[top:bottom, left:right], mask, sizes)
     return out
 
 
@@ -90,10 +94,26 @@ def _around(areas: Sequence[Area], margin: int, width: int, height: int) -> Area
     )
 
 
-def _mixed(part: Pixels, mask: npt.NDArray[np.float32], sigma: float, size: int) -> Pixels:
+def _mixed(part: Pixels, mask: Shades, sizes: Sequence[int]) -> Pixels:
     """The part, and its blur where the blurred mask says so."""
-    soft = cv2.GaussianBlur(mask, (size, size), sigma)
+    soft = _smooth(mask, sizes)
     soft = soft if part.ndim == 2 else soft[:, :, None]
     sharp = part.astype(np.float32)
-    blur = cv2.GaussianBlur(sharp, (size, size), sigma)
-    return np.asarray(np.rint(sharp + (blur - sharp) * soft).clip(0, 255), np.uint8)
+    return np.asarray(np.rint(sharp + (_smooth(sharp, sizes) - sharp) * soft).clip(0, 255), np.uint8)
+
+
+def _sizes(sigma: float) -> list[int]:
+    """Sides of the boxes whose means, one after the other, are nearest to a Gaussian: odd ones, two apart at most.
+
+    The variance of a box is (side² - 1) / 12 (P. Kovesi, Fast Almost-Gaussian Filtering, 2010).
+    """
+    low = floor(sqrt(12 * sigma**2 / _PASSES + 1))
+    low -= 1 - low % 2
+    few = round((12 * sigma**2 - _PASSES * (low**2 + 4 * low + 3)) / (-4 * low - 4))
+    return [low if i < few else low + 2 for i in range(_PASSES)]
+
+
+def _smooth(shades: Shades, sizes: Sequence[int]) -> Shades:
+    for size in sizes:
+        shades = np.asarray(cv2.blur(shades, (size, size)), np.float32)
+    return shades
