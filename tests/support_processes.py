@@ -62,7 +62,7 @@ class Run:
         now = time.time()
         for name, stat in files(self.out).items():
             lasts = name.startswith(("pairs/", "scores/", "dataset/"))
-            if not name.startswith(("_work/", "costs.json")) and (lasts or stat.st_mtime > self.start - 0.1):
+            if not name.startswith(("_work/", "costs.json", "facts/")) and (lasts or stat.st_mtime > self.start - 0.1):
                 self._seen.add(name)
         self.reached += [now] * (len(self._seen) - len(self.reached))
         return len(self._seen)
