@@ -4,8 +4,8 @@ The method is that of img2dataset's ``BoundingBoxBlurrer``, which follows prince
 boxes grow by a tenth of their longer side, and the picture and a mask of all boxes are blurred by a Gaussian whose
 sigma is a tenth of the longest side of them.  img2dataset 1.46 and 1.47 pass a kernel size alone, which OpenCV takes
 for a third of that sigma; here sigma is what it says.  A large Gaussian is, as Pillow's in the original, three means of
-boxes one after the other, so that it costs no more than a small one.  No random generator is touched.  Cost: 2 ms for a face of a third
-of a 512×384 picture; the part around the boxes alone is blurred.
+boxes one after the other, so that it costs no more than a small one.  No random generator is touched.  Cost: 3 ms for a
+face of a third of a 512×384 picture; the part around the boxes alone is blurred.
 """
 
 from collections.abc import Sequence

@@ -12,10 +12,11 @@ Pixels: TypeAlias = NDArray[np.uint8]
 def natural(width: int, height: int, seed: int = 0, slope: float = 1.5, grain: float = 3.0) -> Pixels:
     """RGB noise whose amplitude falls with frequency ** slope, as in photos (1 to 1.5), with a camera's grain."""
     random = np.random.default_rng(seed)
-    spectrum = np.fft.rfft2(random.standard_normal((height, width, 3)), axes=(0, 1))
-    down, across = np.fft.fftfreq(height)[:, None, None], np.fft.rfftfreq(width)[None, :, None]
-    frequency = np.maximum(np.hypot(down, across), 1 / max(width, height))
-    shades = np.fft.irfft2(spectrum / frequency**slope, s=(height, width), axes=(0, 1))
+    high, wide = (-(-side // 64) * 64 for side in (height, width))  # sides of small factors, which are quick
+    spectrum = np.fft.rfft2(random.standard_normal((high, wide, 3)), axes=(0, 1))
+    down, across = np.fft.fftfreq(high)[:, None, None], np.fft.rfftfreq(wide)[None, :, None]
+    frequency = np.maximum(np.hypot(down, across), 1 / max(wide, high))
+    shades = np.fft.irfft2(spectrum / frequency**slope, s=(high, wide), axes=(0, 1))[:height, :width]
     shades = (shades - shades.mean()) / shades.std()
     grey = shades.mean(axis=2, keepdims=True) * 1.5 + 0.35 * shades  # colours change less than brightness
     noisy = 128 + 50 * grey + grain * random.standard_normal(grey.shape)

@@ -93,6 +93,35 @@ def test_jpeg_pixels_equal_the_peers(peer: ModuleType, mode: ResizeMode, source:
     assert np.array_equal(ours(data, mode, False, "jpg", 95), theirs(peer, data, mode, False, "jpg", 95))
 
 
+KINDS = {
+    "JPEG": ("RGB", {}),
+    "progressive JPEG": ("RGB", {"progressive": True}),
+    "JPEG without subsampling": ("RGB", {"subsampling": 0}),
+    "grey JPEG": ("L", {}),
+    "grey PNG": ("L", {}),
+    "bilevel PNG": ("1", {}),
+    "palette PNG": ("P", {}),
+    "RGBA PNG": ("RGBA", {}),
+    "WEBP": ("RGB", {}),
+    "GIF": ("P", {}),
+}
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("kind", KINDS)
+def test_stored_files_equal_the_peers(peer: ModuleType, kind: str, mode: ResizeMode) -> None:
+    """Byte for byte: the same pixels, channels and encoder, at four times the wanted size too."""
+    colours, options = KINDS[kind]
+    image = Image.open(BytesIO(png("RGB", 331, 290))).convert(colours)
+    out = BytesIO()
+    image.save(out, next(k for k in ("JPEG", "PNG", "WEBP", "GIF") if k in kind), **options)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        theirs = peer.Resizer(SIDE, mode, False)(BytesIO(out.getvalue()))[0]
+    resizer = Resizer(SIDE, mode, exact=True)
+    assert resizer.store(out.getvalue(), decode_image(out.getvalue(), wanted=resizer.reduced)).data == theirs
+
+
 @pytest.mark.parametrize("kind", ["JPEG", "WEBP", "GIF"])
 def test_decoding_equals_the_peers(peer: ModuleType, kind: str) -> None:
     """Another decoder reads the same pixels from lossy files."""
