@@ -62,9 +62,9 @@ def _is_past(value: str, following: list[str], now: float) -> bool:
 
 def _moment(text: str) -> float | None:
     """Seconds since 1970 of a date as mail, HTTP and ISO 8601 write it (UTC unless it says so); null if none."""
-    for read in (parsedate_to_datetime, datetime.fromisoformat):
+    for read in (datetime.fromisoformat, parsedate_to_datetime):  # the latter takes some ISO dates for others
         try:
-            found = read(text.upper() if read is datetime.fromisoformat else text)
+            found = read(text.upper())
             return (found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp()
         except (ValueError, TypeError, OverflowError, IndexError):
             continue
