@@ -6,6 +6,7 @@ from importlib.util import find_spec, module_from_spec, spec_from_file_location
 from io import BytesIO
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -93,7 +94,7 @@ def test_jpeg_pixels_equal_the_peers(peer: ModuleType, mode: ResizeMode, source:
     assert np.array_equal(ours(data, mode, False, "jpg", 95), theirs(peer, data, mode, False, "jpg", 95))
 
 
-KINDS = {
+KINDS: dict[str, tuple[str, dict[str, Any]]] = {
     "JPEG": ("RGB", {}),
     "progressive JPEG": ("RGB", {"progressive": True}),
     "JPEG without subsampling": ("RGB", {"subsampling": 0}),
