@@ -2,7 +2,7 @@
 
 Of a remote file the footer is read once (at most ``FOOTER_BYTES`` of footers are kept), and then a range for each row
 group: from the first of the wanted columns to the last, unless more than ``GAP`` bytes lie between two.  Reading a
-group of 256 images of 26 KB takes 16 CPU-µs an image; checking its pages' checksums 10 more.
+group of 256 images of 26 KB, where they lie, takes some 3 CPU-µs an image; with their pages' checksums 16.
 """
 
 import io
