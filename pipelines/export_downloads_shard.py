@@ -159,10 +159,15 @@ class WriteShard:
     def _outcome(
         self, is_kept: bool, dropped_by: str | None, reason: str | None, told: str | None, why: str | None, has: bool
     ) -> tuple[str, str | None]:
-        """status and error_message: of a pair that another step dropped, that step and its reason."""
+        """status and error_message: of a pair that another step dropped, that step and its reason.
+
+        The thresholds of the download itself are told in img2dataset's words: ``image too small``.
+        """
         if is_kept:
             return status(Code.SUCCESS), None
-        if dropped_by == self.layout.step and not has:
+        if dropped_by == self.layout.step and has and reason is not None:
+            return status(Code.IMAGE_TOO_SMALL), reason.replace("_", " ")
+        if dropped_by == self.layout.step:
             return told or status(Code.NULL_URL), why or reason
         early = dropped_by == "pool" or dropped_by in self.layout.before
         return status(Code.NULL_URL if early else Code.IMAGE_TOO_SMALL), f"{dropped_by}: {reason}"

@@ -103,8 +103,13 @@ KINDS: dict[str, tuple[str, dict[str, Any]]] = {
     "bilevel PNG": ("1", {}),
     "palette PNG": ("P", {}),
     "RGBA PNG": ("RGBA", {}),
+    "transparent palette PNG": ("P", {"transparency": 3}),
+    "grey and alpha PNG": ("LA", {}),
     "WEBP": ("RGB", {}),
+    "RGBA WEBP": ("RGBA", {}),
     "GIF": ("P", {}),
+    "transparent GIF": ("P", {"transparency": 3}),
+    "AVIF": ("RGB", {}),
 }
 
 
@@ -115,7 +120,7 @@ def test_stored_files_equal_the_peers(peer: ModuleType, kind: str, mode: ResizeM
     colours, options = KINDS[kind]
     image = Image.open(BytesIO(png("RGB", 331, 290))).convert(colours)
     out = BytesIO()
-    image.save(out, next(k for k in ("JPEG", "PNG", "WEBP", "GIF") if k in kind), **options)
+    image.save(out, next(k for k in ("JPEG", "PNG", "WEBP", "GIF", "AVIF") if k in kind), **options)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         theirs = peer.Resizer(SIDE, mode, False)(BytesIO(out.getvalue()))[0]

@@ -32,7 +32,7 @@ class Site(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         """Answer."""
         number = int(self.path.strip("/").partition(".")[0])
-        body = b"<html>" * 40 if number % 5 == 4 else picture(number, side=40)
+        body = b"<html>" * 40 if number % 5 == 4 else picture(number, side=20 if number == 12 else 40)
         self.send_response(404 if number % 7 == 6 else 200)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
@@ -73,9 +73,10 @@ def download(site: str, root: Path, shard_rows: int = 10, filters: tuple[Any, ..
 
 @pytest.fixture(scope="module")
 def done(site: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run whose second step drops the captions without a number above 9, and its null one."""
+    """A run that drops a small picture, and whose second step drops captions of numbers up to 9 and the null one."""
     where = {"where": "text IS NOT NULL AND CAST(regexp_extract(text, '[0-9]+') AS INTEGER) > 9"}
-    return download(site, tmp_path_factory.mktemp("run"), filters=(where,), image_size=32, extract_exif=True)
+    settings = {"image_size": 32, "extract_exif": True, "min_image_size": 30}
+    return download(site, tmp_path_factory.mktemp("run"), filters=(where,), **settings)
 
 
 @pytest.fixture(scope="module")
@@ -139,7 +140,8 @@ def test_every_candidate_has_a_row_with_its_outcome(out: Path) -> None:
     assert outcomes[6] == ("failed_to_download", "HTTP status 404")
     assert outcomes[4] == ("failed_to_resize", "the first bytes are no image's")
     assert outcomes[5] == ("failed_to_resize", "where: false")
-    kept = [i for i in range(10, ROWS) if i % 5 != 4 and i % 7 != 6]
+    assert outcomes[12] == ("failed_to_resize", "image too small")
+    kept = [i for i in range(10, ROWS) if i % 5 != 4 and i % 7 != 6 and i != 12]
     assert [i for i, (status, _) in outcomes.items() if status == "success"] == kept
 
 
