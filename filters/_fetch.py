@@ -25,8 +25,9 @@ from pairsieve.filters._robots_txt import RobotsFiles
 from pairsieve.filters._turns import Held, LeftError, Memory, Turn
 
 LONGEST_URL = 8192
-QUANTUM = 262_144
-"""Bytes by which a body's share of the memory grows: most images fit into one."""
+SHARE = 65_536
+SHARES = 1_048_576
+"""Bytes of memory that a body asks for at once: those announced, but no more than ``SHARES``; else ``SHARE``."""
 FIRST_WAIT = 0.5
 """Seconds before the first further attempt; each wait is twice the one before."""
 _PLAIN = re.compile(r"[A-Za-z0-9._~:/?#\[\]@!$&'()*+,;=%-]*")  # sent as it stands: signed URLs break if requoted
@@ -207,7 +208,7 @@ class Fetcher:
         refused = _refused(answer, policy)
         if refused:
             return replace(known, code=refused[0], error_message=refused[1], retry_after=_retry_after(answer))
-        body = await _body(answer.content, held, policy)
+        body = await _body(answer.content, answer.content_length or 0, held, policy)
         if isinstance(body, bytes):
             return replace(known, body=body)
         return replace(known, code=body, error_message=_BODIES[body].format(policy=policy))
@@ -269,8 +270,11 @@ def _refused(answer: aiohttp.ClientResponse, policy: Policy) -> tuple[Code, str]
     return None
 
 
-async def _body(content: aiohttp.StreamReader, held: Held, policy: Policy) -> bytes | Code:
-    """All bytes, or the code of what is wrong with them, as early as it shows."""
+async def _body(content: aiohttp.StreamReader, announced: int, held: Held, policy: Policy) -> bytes | Code:
+    """All bytes, or the code of what is wrong with them, as early as it shows.
+
+    Waiting for memory is not the server's slowness.
+    """
     clock = asyncio.get_running_loop().time
     body = bytearray()
     since, mark, looked = clock(), 0, False
@@ -279,7 +283,9 @@ async def _body(content: aiohttp.StreamReader, held: Held, policy: Policy) -> by
         if size > policy.max_bytes:
             return Code.BODY_TOO_LARGE
         if size > held.size:
-            await held.grow(QUANTUM + size - held.size)
+            asked = clock()
+            await held.grow(max(size, min(announced or size + SHARE, size + SHARES)) - held.size)
+            since += clock() - asked
         body += part
         if not looked and size >= HEAD_BYTES:
             looked = True
