@@ -3,7 +3,7 @@
 Row groups are permuted.  Each row of a group that begins at byte ``s`` of the span comes at ``s + u · window``, ``u``
 in [0, 1): a window that slides over the groups, of which one is let go for each that is read.  A span that fits the
 window is a random permutation.  ``u``, the permutation and the copies are hashes of (seed, epoch, row), so every
-process has the same order without any data.  Cost: 1 µs a row; with weights 0.2 µs more for each row of the dataset.
+process has the same order without any data.  Cost: 0.9 µs a row, with weights 1.5.
 """
 
 from collections.abc import Iterator
