@@ -45,6 +45,7 @@ class Site:
     most: Counter[str] = field(default_factory=Counter)
     mended: set[str] = field(default_factory=set)
     robots: str | None = None
+    records: bool = True
 
     def url(self, path: str, host: str = HOSTS[0]) -> str:
         """The URL of a path."""
@@ -159,9 +160,10 @@ async def _serve(site: Site, ready: threading.Event, done: asyncio.Event) -> Non
     @web.middleware
     async def counted(request: web.Request, handler: Handler) -> web.StreamResponse:
         host = request.host.partition(":")[0]
-        site.hits[request.path] += 1
-        site.times.append((time.monotonic(), host))
-        site.headers.append(dict(request.headers))
+        if site.records:
+            site.hits[request.path] += 1
+            site.times.append((time.monotonic(), host))
+            site.headers.append(dict(request.headers))
         site.now[host] += 1
         site.most[host] = max(site.most[host], site.now[host])
         try:
@@ -190,9 +192,9 @@ async def _serve(site: Site, ready: threading.Event, done: asyncio.Event) -> Non
 
 
 @contextmanager
-def serving(port: int = 0) -> Iterator[Site]:
-    """The server, in a thread, for the length of the block."""
-    site, ready, loop = Site(port), threading.Event(), asyncio.new_event_loop()
+def serving(port: int = 0, records: bool = True) -> Iterator[Site]:
+    """The server, in a thread, for the length of the block; without ``records`` it remembers no request."""
+    site, ready, loop = Site(port, records=records), threading.Event(), asyncio.new_event_loop()
     done = asyncio.Event()
     thread = threading.Thread(target=loop.run_until_complete, args=[_serve(site, ready, done)], daemon=True)
     thread.start()

@@ -50,7 +50,9 @@ http {{
 """
 _PEER = """
 import sys
+
 from img2dataset import download
+
 if __name__ == "__main__":
     download(url_list=sys.argv[1], output_folder=sys.argv[2], input_format="csv", url_col="url", caption_col="text",
              image_size=256, resize_mode="keep_ratio", output_format="webdataset", processes_count=1, thread_count=64,
@@ -200,6 +202,7 @@ def main(peer: str, count: int = 2500, rounds: int = 3) -> None:
     counts = (count // 5, count)
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
+        root.chmod(0o755)  # nginx's worker is another user where this one is root
         make_images(root)
         make_certificate(root)
         with serving(root):
