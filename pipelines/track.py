@@ -132,7 +132,7 @@ class Nano:
         self.progress.say(f"{name}: curate")
         result = run(recipe, out, overrides=overrides, engine="local", workers=self.workers, progress=self.progress)
         data, least = _digest(result, recipe), self.training.batch_size
-        if result.kept + result.added < least:
+        if result.kept < least:
             raise UserError(f"{name}: keeps {result.kept} pairs, fewer than a batch of {least}; loosen the recipe")
         return Curated(name, f"{out}/dataset", result.rows, result.kept, data)
 

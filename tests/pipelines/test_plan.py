@@ -178,9 +178,9 @@ def test_of_pool() -> None:
     assert [step.of_pool for step in made.steps] == [False, True, True]
 
 
-ELSEWHERE = ("datacomp_", "metaclip_", "clip_", "llava_", "blip", "laion_coco", "capsfusion", "sieve", "tmars")
-"""Recipes that need files: ``test_datacomp``, ``test_metaclip``, ``test_clip_outputs`` and ``test_capfilt_recipes``
-have them."""
+ELSEWHERE = ("datacomp_", "metaclip_", "clip_", "llava_", "blip", "laion_coco", "capsfusion", "sieve", "tmars", "nano_")
+"""Recipes that need files: ``test_datacomp``, ``test_metaclip``, ``test_clip_outputs``, ``test_capfilt_recipes`` and
+``test_track_nano`` have them."""
 
 
 @pytest.mark.parametrize("name", [name for name in sorted(shipped()) if not name.startswith(ELSEWHERE)])

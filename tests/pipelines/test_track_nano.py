@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 from pairsieve.pipelines.nano_settings import Size, Training
-from pairsieve.pipelines.track import Nano, Row, read
+from pairsieve.pipelines.recipe_file import shipped
+from pairsieve.pipelines.run import run
+from pairsieve.pipelines.track import RECIPES, Nano, Row, read
 from pairsieve.pipelines.track_table import lines
 from pairsieve.schemas.errors import RecipeError, UserError
 
@@ -48,6 +50,20 @@ def test_rows_say_what_was_trained(made: tuple[Path, list[Row]]) -> None:
     assert len({row.data for row in rows}) == 2
     assert all(0 <= value <= 1 for row in rows for value in row.metrics.values())
     assert rows[0].metrics != rows[1].metrics
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_every_recipe_of_the_table_curates(made: tuple[Path, list[Row]], recipe: str, tmp_path: Path) -> None:
+    """As it ships, over the pool of the track; each keeps something, and all but one drop something."""
+    result = run(recipe, tmp_path / "run", overrides=[f"nano={made[0]}"], engine="local", workers=1)
+    assert result.rows == SIZE.pairs
+    assert 0 < result.kept <= SIZE.pairs + result.added
+    assert (sum(dropped for _, _, dropped in result.funnel) == 0) == (recipe == "nano_no_filter")
+
+
+def test_the_table_has_every_shipped_recipe() -> None:
+    """None is forgotten, and none listed that does not ship."""
+    assert set(RECIPES) == {name for name in shipped() if name.startswith("nano_")}
 
 
 def test_another_folder_gives_the_same_rows(made: tuple[Path, list[Row]], tmp_path: Path) -> None:
