@@ -1,4 +1,4 @@
-"""What an image costs once its bytes are there: decoded, resized, encoded, against img2dataset's own Resizer, in one run.
+"""What an image costs once its bytes are there: decoded, resized, encoded, against img2dataset's Resizer, in one run.
 
     python -m tests.benchmarks.pictures [images]
 
@@ -8,6 +8,7 @@ The ways take turns image by image in one thread; CPU-ms are the mean over image
 quality that of the stored pictures against img2dataset's, decoded.
 """
 
+import os
 import sys
 import time
 import warnings
@@ -35,11 +36,12 @@ def main(images: int) -> None:
     _area.prepare()
     peer = _peer()
     for width, height in SIZES:
-        some = max(2, images * 640 * 480 // (width * height))
+        some = max(4, images * 640 * 480 // (width * height))
         files = [jpeg(natural(width, height, seed)) for seed in range(some)]
         print(f"{width}×{height}, {sum(map(len, files)) / len(files) / 1000:.0f} KB in the mean, {some} images")
         ways = {"img2dataset": partial(_theirs, peer), "exact": partial(_ours, True), "default": partial(_ours, False)}
-        costs = {name: [_least(way, file) for file in files] for name, way in ways.items()}
+        each = [{name: _least(way, file) for name, way in ways.items()} for file in files]  # by turns
+        costs = {name: [one[name] for one in each] for name in ways}
         stored = {name: [decode(way(file)) for file in files] for name, way in ways.items()}
         for name, found in costs.items():
             cost, theirs = sum(found) / some, sum(costs["img2dataset"]) / some
@@ -75,9 +77,9 @@ def _peer() -> Any:
     spec = spec_from_file_location("peer_resizer", Path(package.submodule_search_locations[0]) / "resizer.py")
     assert spec and spec.loader
     module = module_from_spec(spec)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        spec.loader.exec_module(module)
+    os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"  # it would ask PyPI for its newest version
+    warnings.simplefilter("ignore")
+    spec.loader.exec_module(module)
     return module.Resizer(256, "keep_ratio", False)
 
 
