@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from functools import partial
+from importlib.util import find_spec
 from typing import Annotated, ClassVar, Self, TypeAlias
 
 import pyarrow as pa
@@ -277,7 +278,7 @@ class Download(Filter):
             )
 
     def imports(self) -> tuple[str, ...]:
-        return ("pairsieve.filters._area",)
+        return ("pairsieve.filters._area_kernels",) if find_spec("numba") is not None else ()
 
     def resources(self) -> Resources:
         return Resources(cpus=float(self.threads))
