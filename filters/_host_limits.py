@@ -60,14 +60,15 @@ class HostLimits:
     def ask(self, host: str) -> float:
         """Take a request alone: 0 where it is granted, else seconds after which to ask again."""
         place = _hash(host) % _PLACES * _NUMBER.size
+        if not self._interval:  # nothing is written: a pause of the host's is all that counts
+            return max(0.0, self._moment(place) - time.monotonic())
         if not _lock(self._times, fcntl.F_WRLCK, place, _NUMBER.size):
             return RECHECK / 10
         try:
             now, moment = time.monotonic(), self._moment(place)
             if moment > now:
                 return moment - now
-            if self._interval:
-                self._set(place, now + self._interval)
+            self._set(place, now + self._interval)
             return 0.0
         finally:
             _lock(self._times, fcntl.F_UNLCK, place, _NUMBER.size)
