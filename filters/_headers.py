@@ -96,14 +96,16 @@ def read_header(kind: str, data: bytes) -> Header:
 def _jpeg(data: bytes) -> Header:
     """Keep the segments that decoding needs: all but APPn and comments, of those colour only."""
     kept, exif, size, profile = [data[:2]], b"", None, list[bytes]()
+    single = b"\0"  # of a sequential file its components: a first scan that has all of them is the only one
     for marker, at, end in _segments(data):
         payload = data[at + 4 : end]
         if marker == 0xDA:
-            if data.count(b"\xff\xda", at) > _MOST_SCANS:
+            if payload[:1] != single and data.count(b"\xff\xda", at) > _MOST_SCANS:
                 raise BrokenImageError(Code.BROKEN_IMAGE, f"more than {_MOST_SCANS} scans")
             return Header(b"".join([*kept, data[at:]]), size, exif, b"".join(part[14:] for part in sorted(profile)))
         if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC) and len(payload) >= 5:
             size = (int.from_bytes(payload[3:5], "big"), int.from_bytes(payload[1:3], "big"))
+            single = payload[5:6] if marker in (0xC0, 0xC1) else b"\0"
         if marker == 0xE1 and payload.startswith(b"Exif\0\0"):
             exif = exif or payload[6:]
         if payload.startswith(b"ICC_PROFILE\0"):

@@ -91,6 +91,21 @@ def test_broken_files_stay_broken(side: int) -> None:
         assert caught.value.code is Code.BROKEN_IMAGE
 
 
+@pytest.mark.parametrize("options", [{}, {"progressive": True}], ids=["sequential", "progressive"])
+def test_scans_without_end(options: dict[str, bool]) -> None:
+    """A file that repeats its scans 300 times is broken, or decodes as without them, and soon."""
+    out = BytesIO()
+    Image.fromarray(natural(900, 900)).save(out, "JPEG", quality=20, **options)
+    data = out.getvalue()
+    scan = data[data.rindex(b"\xff\xda") : -2]
+    began = time.process_time()
+    try:
+        assert decode_image(data[:-2] + scan * 300 + data[-2:]).size == (900, 900)
+    except BrokenImageError as error:
+        assert error.code is Code.BROKEN_IMAGE
+    assert time.process_time() - began < 1
+
+
 def test_junk_before_the_end_does_no_harm() -> None:
     """Bytes that libjpeg warns of and browsers do not mind: Pillow's picture of them."""
     data = jpeg(natural(320, 240))
