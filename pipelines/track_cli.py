@@ -55,7 +55,7 @@ def nano(
         return
     console = cli._console()
     console.print(rich_table(found))
-    console.print("± half the spread of the seeds; * the gain is more than twice the spread", soft_wrap=True)
+    console.print("± standard deviation of the seeds; * the gain is more than twice that of both", soft_wrap=True)
     console.print(f"{root}/results.jsonl, .md and .svg; the runs: {root}/runs", soft_wrap=True, markup=False)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import fmean
+from statistics import fmean, stdev
 from typing import TYPE_CHECKING, Any
 
 from pairsieve.pipelines.track import PREFIX, Row, short
@@ -21,8 +21,8 @@ AVERAGE = "average"
 class Line:
     """One recipe over its seeds.
 
-    ``spread`` is the greatest average of a seed less the least, None for a single one; ``gain`` the mean average less
-    that of no filtering, None without it.  ``is_clear``: the gain is more than twice the spreads of both.
+    ``spread`` is the standard deviation of the seeds' averages (of a sample), None for a single one; ``gain`` the mean
+    average less that of no filtering, None without it.  ``is_clear``: the gain is more than twice the spreads of both.
     """
 
     recipe: str
@@ -67,12 +67,12 @@ def _averages(rows: Sequence[Row]) -> tuple[float, ...]:
 
 
 def _spread(averages: Sequence[float]) -> float | None:
-    return max(averages) - min(averages) if len(averages) > 1 else None
+    return stdev(averages) if len(averages) > 1 else None
 
 
 def cells(line: Line) -> list[str]:
     """A line as text: recipe, kept, metrics, average with its spread, gain (a star where it is clear)."""
-    spread = "" if line.spread is None else f" ±{line.spread / 2:.3f}"
+    spread = "" if line.spread is None else f" ±{line.spread:.3f}"
     gain = "" if line.gain is None else f"{line.gain:+.3f}{'*' if line.is_clear else ''}"
     metrics = [f"{value:.3f}" for name, value in line.metrics.items() if name != AVERAGE]
     return [short(line.recipe), f"{line.kept:,}", *metrics, f"{line.average:.3f}{spread}", gain]
