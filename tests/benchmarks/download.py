@@ -163,7 +163,7 @@ def pictures(contender: Contender, out: Path) -> dict[str, bytes]:
         tables = [pq.read_table(p, columns=["row", "shard", "image"]) for p in out.glob("scores/download/*.parquet")]
         rows = [row for table in tables for row in table.to_pylist() if row["image"] is not None]
         return {f"picture number {r['shard'] * 1000 + r['row']}": r["image"] for r in rows}
-    found = {}
+    found: dict[str, bytes] = {}
     for tar in out.glob("*.tar"):
         with tarfile.open(tar) as file:
             held = {member.name: file.extractfile(member).read() for member in file}  # type: ignore[union-attr]
@@ -174,7 +174,7 @@ def pictures(contender: Contender, out: Path) -> dict[str, bytes]:
 
 def psnr(one: bytes, other: bytes) -> float:
     """Of two stored pictures, dB."""
-    pair = [cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR).astype(float) for data in (one, other)]
+    pair = [np.asarray(cv2.imdecode(np.frombuffer(d, np.uint8), cv2.IMREAD_COLOR), float) for d in (one, other)]
     error = float(np.mean((pair[0] - pair[1]) ** 2))
     return 100.0 if error == 0 else 10 * np.log10(255**2 / error)
 

@@ -20,6 +20,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
 import duckdb
 
@@ -37,7 +38,8 @@ BAD = (
 )
 """Forty paths, of a hundred."""
 SHARD = 1000
-LIMIT = {"timeout": 6, "patience": 2, "low_speed_time": 3, "max_bytes": 1_000_000, "host_concurrency": 256}
+LIMIT: dict[str, Any] = {"timeout": 6, "patience": 2, "low_speed_time": 3, "max_bytes": 1_000_000}
+LIMIT |= {"host_concurrency": 256}
 
 
 def path(i: int) -> str:

@@ -97,7 +97,7 @@ def test_a_kill_loses_and_doubles_nothing(reference: tuple[dict[str, Any], Path]
 def test_limited_hosts_are_left_and_come(site: Site, tmp_path: Path) -> None:
     """URLs of a host that lets two in at a time wait in the tail, not in their shards; all of them come."""
     urls = [site.url(f"/slow/0.1/{i}" if i % 2 else f"/ok/{i}", HOSTS[i % 2]) for i in range(60)]
-    settings = {"timeout": 5, "patience": 0.3, "host_concurrency": 2}
+    settings: dict[str, Any] = {"timeout": 5, "patience": 0.3, "host_concurrency": 2}
     result = run(recipe(url_list(tmp_path, urls), 20, **settings), tmp_path / "run", workers=1)
     assert result.kept == 60
 
