@@ -170,6 +170,8 @@ async def _serve(site: Site, ready: threading.Event, done: asyncio.Event) -> Non
             if request.path in site.mended:
                 return await _ok(request)
             return await handler(request)
+        except ConnectionError:  # the client had enough, as it should
+            return web.Response()
         finally:
             site.now[host] -= 1
 
