@@ -385,9 +385,9 @@ def test_output_sizes_follow_the_rule(outcome: pa.Table, pairs: list[Pair], size
     assert not wrong
 
 
-def test_stored_images_are_opaque_rgb(outcome: pa.Table) -> None:
-    """No image that comes out has alpha, a palette or less than three channels."""
-    assert {decoded(image).mode for image in outcome["image"].to_pylist()} == {"RGB"}
+def test_stored_images_are_opaque(outcome: pa.Table) -> None:
+    """No image that comes out has alpha or a palette."""
+    assert {decoded(image).mode for image in outcome["image"].to_pylist()} <= {"RGB", "L"}
 
 
 def kind_of(path: Path) -> str:
@@ -416,7 +416,7 @@ def test_images_are_composited_on_white_and_area_averaged(sample: dict[Path, byt
     """Every pixel is within one level of Pillow's composite on white, averaged over the area that it covers."""
     worst = {}
     for path, data in sample.items():
-        image = decoded(data)
+        image = decoded(data).convert("RGB")
         wanted = reduced(on_white(path), *image.size)
         worst[path.name] = float(np.abs(np.asarray(image, np.float64) - wanted).max())
     assert {name: error for name, error in worst.items() if error > 1.01} == {}
@@ -464,7 +464,7 @@ def test_padded_jpegs_show_the_image_on_white(squares: Result, english: list[Pai
         # drawings of pure red on white lose 10 dB and more to JPEG's half-size colours: compare JPEG with JPEG
         buffer = BytesIO()
         Image.fromarray(square).save(buffer, "JPEG", quality=95, subsampling="4:2:0")
-        found[row["url"]] = psnr(decoded(row["image"]), decoded(buffer.getvalue()))
+        found[row["url"]] = psnr(decoded(row["image"]).convert("RGB"), decoded(buffer.getvalue()))
     assert len(found) >= 40 and min(found.values()) > 40
 
 
