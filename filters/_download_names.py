@@ -23,7 +23,7 @@ ELSEWHERE: Mapping[str, str] = {
     "subjob_size": _ENGINE,
     "max_shard_retry": f"a shard whose worker dies is tried again by itself, and {_RUN}",
     "incremental_mode": _RUN,
-    "enable_wandb": "outcomes are counted by the run: pairsieve report, pairsieve query",
-    "wandb_project": "outcomes are counted by the run: pairsieve report, pairsieve query",
+    "enable_wandb": "outcomes are counted by the run: pairsieve hosts, pairsieve query",
+    "wandb_project": "outcomes are counted by the run: pairsieve hosts, pairsieve query",
     "ignore_ssl_certificate": "certificates are always verified; a site without a valid one is tls_failure",
 }
