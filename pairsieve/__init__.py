@@ -9,23 +9,38 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pairsieve.pipelines.export import export
-    from pairsieve.pipelines.export_settings import Csv, HuggingFace, Webdataset
+    from pairsieve.pipelines.export_downloads import export_downloads
+    from pairsieve.pipelines.export_settings import Csv, HuggingFace, Img2dataset, Webdataset
     from pairsieve.pipelines.feed import PairDataset
     from pairsieve.pipelines.run import run
     from pairsieve.pipelines.runner import Result
     from pairsieve.schemas.errors import PairsieveError, UserError
 
-__all__ = ["Csv", "HuggingFace", "PairDataset", "PairsieveError", "Result", "UserError", "Webdataset", "export", "run"]
+__all__ = [
+    "Csv",
+    "HuggingFace",
+    "Img2dataset",
+    "PairDataset",
+    "PairsieveError",
+    "Result",
+    "UserError",
+    "Webdataset",
+    "export",
+    "export_downloads",
+    "run",
+]
 
 _HOMES = {
     "Csv": "pairsieve.pipelines.export_settings",
     "HuggingFace": "pairsieve.pipelines.export_settings",
+    "Img2dataset": "pairsieve.pipelines.export_settings",
     "PairDataset": "pairsieve.pipelines.feed",
     "PairsieveError": "pairsieve.schemas.errors",
     "Result": "pairsieve.pipelines.runner",
     "UserError": "pairsieve.schemas.errors",
     "Webdataset": "pairsieve.pipelines.export_settings",
     "export": "pairsieve.pipelines.export",
+    "export_downloads": "pairsieve.pipelines.export_downloads",
     "run": "pairsieve.pipelines.run",
 }
 

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
+import pairsieve
 from pairsieve.pipelines.cli import app
 from pairsieve.pipelines.export_downloads import export_downloads
 from pairsieve.pipelines.export_downloads_shard import Layout
@@ -259,6 +260,12 @@ def test_names_of_the_pool_that_are_img2datasets_are_left_out(site: str, tmp_pat
     (row,) = rows_of(tmp_path / "out")
     assert (row["key"], row["status"]) == ("00000", "success")
     assert "md5" in row and "sha256" not in row and "exif" not in row
+
+
+def test_it_is_a_public_name() -> None:
+    """From Python too."""
+    assert pairsieve.export_downloads is export_downloads
+    assert pairsieve.Img2dataset is Img2dataset
 
 
 def test_command(done: Path, tmp_path: Path) -> None:
