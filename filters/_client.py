@@ -10,18 +10,20 @@ import ssl
 import threading
 import weakref
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Generic, TypeVar
+from concurrent.futures import Future
+from contextlib import suppress
+from queue import SimpleQueue
+from typing import Any, Generic, TypeVar
 
 import aiohttp
 import uvloop
 
 from pairsieve.filters._addresses import Guard
-from pairsieve.filters._codes import Code
+from pairsieve.filters._codes import SILENT, Code
 from pairsieve.filters._dns import DirectLookup, Resolver, SystemLookup
 from pairsieve.filters._fetch import Fetched, Fetcher, Policy, parse
 from pairsieve.filters._host_limits import HostLimits, shared
-from pairsieve.filters._turns import LeftError, Turns
+from pairsieve.filters._turns import SILENCES, HostDownError, LeftError, Turn, Turns
 
 T = TypeVar("T")
 NAMES = 100_000
@@ -40,7 +42,7 @@ class Client(Generic[T]):
         """Start the thread; raises ``UserError`` where hosts' limits cannot be kept on this machine."""
         self._policy, self._use = policy, use
         self._limits = HostLimits(*shared(policy.host_concurrency, policy.host_rate))
-        self._users = ThreadPoolExecutor(threads, "use")
+        self._users = _Users(threads)
         self._loop = uvloop.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="fetch", daemon=True)
         self._thread.start()
@@ -77,12 +79,17 @@ class Client(Generic[T]):
             with await opened.turns.enter(target.host or "", patience) as turn, opened.fetcher.share() as held:
                 fetched = await opened.fetcher.fetch(target, turn, held, patience)
                 turn.leave_host()
+                opened.turns.note(target.host or "", fetched.code in SILENT)
                 return await self._used(fetched, use)
         except LeftError:
             return await self._used(LEFT, use)
+        except HostDownError:
+            said = f"the host gave nothing for {SILENCES} URLs in a row"
+            down = Fetched(Code.HOST_DOWN, error_message=said, host=target.host or "")
+            return await self._used(LEFT if patience is not None else down, use)
 
     async def _used(self, fetched: Fetched, use: Callable[[Fetched], T]) -> T:
-        return await self._loop.run_in_executor(self._users, use, fetched)
+        return await self._users.call(use, fetched)
 
     def close(self) -> None:
         """Give up what is under way, and end the threads."""
@@ -101,15 +108,58 @@ def _end(
     opened: "_Open",
     loop: asyncio.AbstractEventLoop,
     thread: threading.Thread,
-    users: ThreadPoolExecutor,
+    users: "_Users",
     limits: HostLimits,
 ) -> None:
     asyncio.run_coroutine_threadsafe(opened.close(), loop).result()
     loop.call_soon_threadsafe(loop.stop)
     thread.join()
     loop.close()
-    users.shutdown(cancel_futures=True)
+    users.close()
     limits.close()
+
+
+class _Users:
+    """Threads that use outcomes: what ``run_in_executor`` does, for half of its cost."""
+
+    def __init__(self, threads: int) -> None:
+        self._work: SimpleQueue[tuple[asyncio.Future[Any], Callable[[Fetched], Any], Fetched] | None] = SimpleQueue()
+        self._threads = [threading.Thread(target=self._run, name="use", daemon=True) for _ in range(threads)]
+        for thread in self._threads:
+            thread.start()
+
+    async def call(self, use: Callable[[Fetched], T], fetched: Fetched) -> T:
+        """The result, once a thread has had the time."""
+        done: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        self._work.put((done, use, fetched))
+        return await done
+
+    def _run(self) -> None:
+        while (work := self._work.get()) is not None:
+            done, use, fetched = work
+            try:
+                result, error = use(fetched), None
+            except Exception as raised:
+                result, error = None, raised
+            with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+                done.get_loop().call_soon_threadsafe(_settle, done, result, error)
+            del work, done, use, fetched, result, error  # a body is not held until the next one comes
+
+    def close(self) -> None:
+        """End the threads once they have done what is at hand."""
+        for _ in self._threads:
+            self._work.put(None)
+        for thread in self._threads:
+            thread.join()
+
+
+def _settle(done: "asyncio.Future[Any]", result: Any, error: Exception | None) -> None:
+    if done.cancelled():
+        return
+    if error is None:
+        done.set_result(result)
+    else:
+        done.set_exception(error)
 
 
 class _Open:
@@ -146,14 +196,24 @@ def _session(policy: Policy, resolver: Resolver) -> aiohttp.ClientSession:
         dns_cache_max_size=NAMES,
         socket_factory=Guard(policy.networks),
     )
-    return aiohttp.ClientSession(
+    trace = aiohttp.TraceConfig()
+    trace.on_connection_reuseconn.append(_reused)
+    session = aiohttp.ClientSession(
         connector=connector,
+        trace_configs=[trace],
         cookie_jar=aiohttp.DummyCookieJar(),
         headers={"User-Agent": policy.user_agent, "Accept": "*/*", "Accept-Encoding": "identity"},
         timeout=aiohttp.ClientTimeout(total=None, sock_connect=policy.connect_timeout, sock_read=policy.low_speed_time),
         auto_decompress=False,
         trust_env=False,  # proxies are named request by request; .netrc is never read
     )
+    session._retry_connection = False  # it would ask twice for every URL whose server hangs up, uncounted
+    return session
+
+
+async def _reused(_: aiohttp.ClientSession, context: Any, __: aiohttp.TraceConnectionReuseconnParams) -> None:
+    if isinstance(turn := context.trace_request_ctx, Turn):
+        turn.is_reused = True
 
 
 def fetch_each(urls: Sequence[str | None], policy: Policy, use: Callable[[Fetched], T], threads: int = 1) -> list[T]:

@@ -180,9 +180,22 @@ class Fetcher:
             return _failure(error)
 
     async def _ask(self, url: URL, turn: Turn, held: Held) -> Fetched | URL:
-        """One request: its outcome, or where it leads on to."""
+        """One request: its outcome, or where it leads on to.
+
+        A connection that was kept may have been closed by the server meanwhile, which says nothing of the URL.
+        """
+        while True:
+            try:
+                return await self._request(url, turn, held)
+            except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError):
+                if not turn.is_reused:
+                    raise
+
+    async def _request(self, url: URL, turn: Turn, held: Held) -> Fetched | URL:
         await turn.ask(url.host or "")
-        async with self._session.get(url, allow_redirects=False, proxy=self._proxy(url)) as answer:
+        turn.is_reused = False
+        request = self._session.get(url, allow_redirects=False, proxy=self._proxy(url), trace_request_ctx=turn)
+        async with request as answer:
             try:
                 leads_to = _redirect(answer)
                 return await self._read(answer, held) if leads_to is None else leads_to

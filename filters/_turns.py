@@ -11,10 +11,18 @@ from types import TracebackType
 from pairsieve.filters._host_limits import HostLimits
 
 LONGEST_NAP = 0.25
+SILENCES = 100
+"""URLs in a row of which a host gave nothing before it counts as down."""
+DOWN_FOR = 600.0
+"""Seconds after which one URL of such a host is asked for again."""
 
 
 class LeftError(Exception):
     """The URL takes longer than it may now: it is left for the tail pass."""
+
+
+class HostDownError(Exception):
+    """The host has failed so often that its URLs are not asked for."""
 
 
 class Places:
@@ -59,15 +67,29 @@ class Turns:
         self.places = Places(places)
         self.limits = limits
         self._lines: dict[str, _Line] = {}
+        self._silent: dict[str, tuple[int, float]] = {}
+
+    def note(self, host: str, is_silent: bool) -> None:
+        """What came of a URL: without this a host that hangs would hold the last pass for as many time-outs."""
+        if not is_silent:
+            self._silent.pop(host, None)
+            return
+        count = self._silent.get(host, (0, 0.0))[0] + 1
+        self._silent[host] = (count, _now() + DOWN_FOR if count >= SILENCES else 0.0)
 
     async def enter(self, host: str, patience: float | None) -> "Turn":
-        """Wait for a place and for the host; raises ``LeftError`` where the host alone takes more than ``patience``."""
+        """Wait for a place and for the host.
+
+        Raises ``LeftError`` where the host alone takes more than ``patience``, ``HostDownError`` where it is down.
+        """
         line = self._lines.setdefault(host, _Line())
         line.members += 1
         came = self.places.clock()
         try:
             async with line.lock:
                 while True:
+                    if self._silent and self._silent.get(host, (0, 0.0))[1] > _now():
+                        raise HostDownError
                     await self.places.take()
                     wait = self.limits.enter(host)
                     if not wait:
@@ -89,6 +111,7 @@ class Turn:
         self._turns = turns
         self._host: str | None = host
         self.requests = 0
+        self.is_reused = False  # whether the last request went over a connection that was kept
 
     async def ask(self, host: str) -> None:
         """Wait until another request may be made, perhaps of another host; the first was granted on entering."""

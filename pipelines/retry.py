@@ -30,7 +30,7 @@ _SHORT = {
     **{code.value.removeprefix("http_"): code for code in Code if code.value.startswith("http_")},
 }
 _VERDICTS = (Code.SUCCESS, Code.IMAGE_TOO_SMALL, Code.IMAGE_AREA_TOO_LARGE, Code.ASPECT_RATIO_TOO_LARGE)
-USUAL = tuple(sorted(code.value for code in RETRIED))
+USUAL = tuple(sorted(code.value for code in (*RETRIED, Code.TOO_SLOW, Code.HOST_DOWN)))
 """Reasons that another day may change."""
 
 

@@ -132,7 +132,7 @@ async def _gzip(request: web.Request) -> web.StreamResponse:
 
 @lru_cache(maxsize=1)
 def _bomb() -> bytes:
-    return gzip.compress(bytes(50_000_000))
+    return gzip.compress(bytes(5_000_000))
 
 
 async def _status(request: web.Request) -> web.StreamResponse:

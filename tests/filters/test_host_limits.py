@@ -21,7 +21,7 @@ from pairsieve.filters._client import LEFT, Client, fetch_all
 from pairsieve.filters._codes import Code
 from pairsieve.filters._fetch import Policy
 from pairsieve.filters._host_limits import HostLimits, shared
-from pairsieve.filters._turns import Held, LeftError, Memory, Turns
+from pairsieve.filters._turns import Held, HostDownError, LeftError, Memory, Turns
 from pairsieve.schemas.errors import UserError
 from tests.support_web import HOSTS, Site, serving
 
@@ -204,6 +204,36 @@ def test_retry_after_is_the_hosts(site: Site) -> None:
         client.begin([site.url("/ok/1")]).result()
     first, second = (when for when, _ in site.times)
     assert 0.9 < second - first < 3
+
+
+def test_a_host_that_gives_nothing_is_not_waited_for(site: Site) -> None:
+    """After a hundred silent URLs the rest are not asked for; other hosts are; with patience they are left."""
+    urls = [site.url(f"/reset/{i}", HOSTS[2]) for i in range(150)]
+    site.hits.clear()
+    with Client(replace(POLICY, host_concurrency=4), lambda fetched: fetched) as client:
+        codes = Counter(found.code for found in client.begin(urls).result())
+        assert 40 <= codes[Code.HOST_DOWN] <= 50
+        assert codes[Code.CONNECTION_FAILED] == site.hits.total() == 150 - codes[Code.HOST_DOWN]
+        again = client.begin([site.url("/ok/1", HOSTS[2]), site.url("/ok/1")]).result()
+        assert [found.code for found in again] == [Code.HOST_DOWN, Code.SUCCESS]
+        assert client.begin([site.url("/ok/1", HOSTS[2])], 1.0).result() == [LEFT]
+
+
+def test_one_answer_makes_a_host_alive(tmp_path: Path) -> None:
+    """Silences count in a row: a page that is merely gone ends them."""
+
+    async def scene() -> None:
+        limits = HostLimits(None, None, tmp_path)
+        turns = Turns(10, limits)
+        for is_silent in [True] * 99 + [False] + [True] * 99:
+            turns.note("a", is_silent)
+        with await turns.enter("a", None):
+            turns.note("a", True)
+        with pytest.raises(HostDownError):
+            await turns.enter("a", None)
+        limits.close()
+
+    asyncio.run(scene())
 
 
 def test_turns_are_left_after_patience(tmp_path: Path) -> None:

@@ -174,7 +174,7 @@ def test_the_usual_reasons_are_those_that_may_change(site: Site, tmp_path: Path)
     """Without --reasons: time-outs, names, connections, 429, 5xx; what is final is not asked for."""
     from pairsieve.pipelines.retry import USUAL
 
-    assert set(USUAL) == {c.value for c in RETRIED}
+    assert set(USUAL) == {c.value for c in RETRIED} | {"too_slow", "host_down"}
     assert not {"http_404", "opted_out", "robots_txt", "not_an_image"} & set(USUAL)
 
 
