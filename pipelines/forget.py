@@ -1,7 +1,7 @@
 """Forget what was measured of some pairs, so that the next run measures them again; all others keep their values.
 
 A part of a shard's scores that holds such a row is written anew without it, as is what steps measured from its
-columns; no other file is touched.  Costs a copy of the parts that hold such rows: 400 MB a second and worker.
+columns; no other file is touched.  Costs a copy of the parts that hold such rows, in the memory of a row group.
 """
 
 import json
