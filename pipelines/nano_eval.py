@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
+from pairsieve.pipelines.nano_settings import METRICS
 from pairsieve.pipelines.nano_tests import ATTRIBUTES, Shown, prompts
 from pairsieve.pipelines.nano_train import normalised, one_thread
 from pairsieve.pipelines.nano_words import Vocabulary
@@ -22,8 +23,6 @@ if TYPE_CHECKING:
     from open_clip.model import CLIP
     from torch import Tensor
 
-METRICS = (*ATTRIBUTES, "composition", "held_out", "retrieval", "probe")
-"""In the order of tables; ``average`` is their plain mean."""
 ROWS = 250
 PENALTY = 1e-3
 """Of the probe's squared weights, per picture."""

@@ -2,6 +2,9 @@
 
 from pydantic import BaseModel, ConfigDict, PositiveFloat, PositiveInt
 
+METRICS = ("shape", "colour", "count", "background", "composition", "held_out", "retrieval", "probe")
+"""What a model is asked, in the order of tables; ``average`` is their plain mean."""
+
 
 class Settings(BaseModel):
     """Immutable, and nothing unknown in them."""

@@ -99,17 +99,24 @@ def prepare(root: Path, size: Size, image_size: int, progress: Reporter, workers
         _ask(root, size, image_size)
         for name in WORK:
             shutil.rmtree(root / name, ignore_errors=True)
-        content = json.dumps({"of": wanted, "pool": _digest(root / "pool")}, indent=2)
+        content = json.dumps({"of": wanted, "pool": _digest(root / "pool"), "files": _sizes(root)}, indent=2)
         Store(str(root)).write(DONE, f"{content}\n".encode())
     return Setup(root, size)
 
 
 def _known(root: Path) -> Any:
-    """What a finished folder was made of."""
+    """What a finished folder was made of; None where a file of it is gone or cut."""
     try:
-        return json.loads((root / DONE).read_text())["of"]
+        content = json.loads((root / DONE).read_text())
+        return content["of"] if content["files"] == _sizes(root) else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
+
+
+def _sizes(root: Path) -> dict[str, int]:
+    """Bytes of every file that recipes and trainings read."""
+    files = [*(root / "pool").glob("*"), *(root / "assets").glob("*"), *root.glob("*.np[yz]")]
+    return {str(file.relative_to(root)): file.stat().st_size for file in sorted(files)}
 
 
 def _make(root: Path, size: Size, progress: Reporter, workers: int | None) -> None:

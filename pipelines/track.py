@@ -8,6 +8,7 @@ cores.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
@@ -17,6 +18,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
+from pairsieve.pipelines import recipe_file
 from pairsieve.pipelines.engine import Needs
 from pairsieve.pipelines.engine_local import LocalEngine
 from pairsieve.pipelines.lock import locked
@@ -26,7 +28,7 @@ from pairsieve.pipelines.progress import Reporter, Silent
 from pairsieve.pipelines.run import run
 from pairsieve.pipelines.runner import Result
 from pairsieve.pipelines.store import Store
-from pairsieve.schemas.errors import MissingExtraError, UserError
+from pairsieve.schemas.errors import MissingExtraError, RecipeError, UserError
 from pairsieve.schemas.run import DatasetManifest
 
 RECIPES = (
@@ -45,6 +47,7 @@ RECIPES = (
 )
 """Those of ``--all``, in the order of the table."""
 RESULTS = "results.jsonl"
+_NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,99}", re.ASCII)
 PREFIX = "nano_"
 
 
@@ -130,11 +133,25 @@ class Nano:
         out = self.root / "runs" / name
         overrides = [f"nano={json.dumps(str(self.root))}"]
         self.progress.say(f"{name}: curate")
+        self._check_pool(recipe, overrides)
         result = run(recipe, out, overrides=overrides, engine="local", workers=self.workers, progress=self.progress)
         data, least = _digest(result, recipe), self.training.batch_size
         if result.kept < least:
             raise UserError(f"{name}: keeps {result.kept} pairs, fewer than a batch of {least}; loosen the recipe")
         return Curated(name, f"{out}/dataset", result.rows, result.kept, data)
+
+    def _check_pool(self, recipe: str, overrides: Sequence[str]) -> None:
+        """Raise ``UserError`` for a recipe that does not read the track's pool."""
+        try:
+            pool = str(recipe_file.read(recipe, overrides).data.get("pool"))
+        except RecipeError as error:
+            if "--set nano=" not in str(error):
+                raise
+            pool = ""  # it has no such parameter
+        if str(self.root) not in pool:
+            raise UserError(
+                f"{recipe}: reads another pool than the track's; write 'extends: nano_no_filter', and no pool"
+            )
 
     def _trained(
         self, setup: Setup, jobs: Sequence[tuple[Curated, int]]
@@ -180,8 +197,11 @@ def require() -> None:
 
 
 def _names(recipes: Sequence[str]) -> list[str]:
-    """What the rows of recipes are called: shipped ones and files by their own name."""
-    names = [Path(recipe).stem if recipe.endswith((".yaml", ".yml")) else recipe for recipe in recipes]
+    """What the rows of recipes are called: shipped ones and files by their own name, which is a folder's too."""
+    names = [Path(recipe).name.removesuffix(".yaml").removesuffix(".yml") for recipe in recipes]
+    for name, recipe in zip(names, recipes, strict=True):
+        if not _NAME.fullmatch(name):
+            raise UserError(f"--recipe {recipe}: rename the file; letters, digits, '_', '-' and '.' are a row's name")
     if twice := next((name for name in names if names.count(name) > 1), None):
         raise UserError(f"--recipe {twice}: two recipes of this name; rename a file, its name is that of its rows")
     return names
@@ -210,8 +230,8 @@ def read(root: Path) -> list[Row]:
 _ROW = TypeAdapter(Row)
 
 
-def _lines(file: Path) -> list[str]:
-    return file.read_text().splitlines() if file.exists() else []
+def _lines(file: Path) -> list[bytes]:
+    return file.read_bytes().splitlines() if file.exists() else []
 
 
 def write(store: Store, rows: Sequence[Row]) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from statistics import fmean, stdev
 from typing import TYPE_CHECKING, Any
 
+from pairsieve.pipelines.nano_settings import METRICS
 from pairsieve.pipelines.track import PREFIX, Row, short
 
 if TYPE_CHECKING:
@@ -57,7 +58,8 @@ def _line(rows: Sequence[Row], base: Sequence[Row] | None) -> Line:
         gain = fmean(averages) - fmean(_averages(base))
         spreads = [spread, _spread(_averages(base))]
         is_clear = all(s is not None and abs(gain) > 2 * s for s in spreads)
-    means = {name: fmean(row.metrics[name] for row in rows) for name in rows[0].metrics}
+    names = [name for name in (*METRICS, AVERAGE) if name in rows[0].metrics]  # rows that were read are in any order
+    means = {name: fmean(row.metrics[name] for row in rows) for name in names}
     one = rows[0]
     return Line(one.recipe, one.kept, one.pairs, len(rows), means, averages, spread, gain, is_clear)
 

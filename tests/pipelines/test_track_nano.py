@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from pairsieve.pipelines.nano_settings import Size, Training
+from pairsieve.pipelines.nano_settings import METRICS, Size, Training
 from pairsieve.pipelines.recipe_file import shipped
 from pairsieve.pipelines.run import run
 from pairsieve.pipelines.track import RECIPES, Nano, Row, read
 from pairsieve.pipelines.track_table import lines
-from pairsieve.schemas.errors import RecipeError, UserError
+from pairsieve.schemas.errors import UserError
 
 SIZE = Size(pairs=700, targets=40, clusters=20, seen=60, held_out=20, probe=60, retrieval=30)
 TRAINING = Training(samples=512, batch_size=64, warmup=2)
@@ -111,7 +111,7 @@ def test_damaged_results_are_passed_over(made: tuple[Path, list[Row]]) -> None:
     """A line that another version wrote, or half of one, hides no other."""
     root, rows = made
     text = "".join(row.model_dump_json() + "\n" for row in rows)
-    (root / "results.jsonl").write_text('{"recipe": "x"}\n' + text + '{"recipe": "nano_')
+    (root / "results.jsonl").write_bytes(b'{"recipe": "x"}\n\xff\n' + text.encode() + b'{"recipe": "nano_')
     assert read(root) == rows
     (root / "results.jsonl").write_text(text)
 
@@ -135,12 +135,38 @@ def test_recipes_of_one_name(made: tuple[Path, list[Row]], tmp_path: Path) -> No
         small(made[0]).rows(["nano_basic", str(tmp_path / "nano_basic.yaml")], seeds=1)
 
 
-def test_a_recipe_without_the_pool(made: tuple[Path, list[Row]], tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "text", ["pool:\n  urls: {path: list.csv}\n", "extends: nano_no_filter\npool:\n  urls: {path: list.csv}\n"]
+)
+def test_a_recipe_of_another_pool(made: tuple[Path, list[Row]], tmp_path: Path, text: str) -> None:
     """It says what a recipe of the track extends."""
     recipe = tmp_path / "own.yaml"
-    recipe.write_text("pool:\n  urls: {path: list.csv}\n")
-    with pytest.raises((UserError, RecipeError), match="nano"):
+    recipe.write_text(text)
+    with pytest.raises(UserError, match="write 'extends: nano_no_filter', and no pool"):
         small(made[0]).rows([str(recipe)], seeds=1)
+
+
+@pytest.mark.parametrize("name", ["..yaml", "...yaml", "a|b.yaml", "a b.yaml", "", "x/"])
+def test_names_that_are_no_folders_of_their_own(made: tuple[Path, list[Row]], tmp_path: Path, name: str) -> None:
+    """A row's name is a folder's beside others, and a cell of a table."""
+    with pytest.raises(UserError, match=r"rename the file|no such recipe"):
+        small(made[0]).rows([f"{tmp_path}/{name}" if name else ""], seeds=1)
+
+
+def test_a_continued_table_has_its_columns(made: tuple[Path, list[Row]]) -> None:
+    """Rows that were read and rows that were made stand in one order."""
+    root, rows = made
+    read_again = lines(read(root))
+    assert [list(line.metrics) for line in read_again] == [list(line.metrics) for line in lines(rows)]
+    assert list(read_again[0].metrics) == [*METRICS, "average"]
+
+
+def test_a_deleted_file_is_made_again(made: tuple[Path, list[Row]]) -> None:
+    """The same one, so rows stay."""
+    root, rows = made
+    (root / "tests.npz").unlink()
+    assert small(root).rows(["nano_no_filter"], seeds=1)[:2] == rows[:2]
+    assert (root / "tests.npz").exists()
 
 
 def test_a_recipe_that_keeps_too_little(made: tuple[Path, list[Row]], tmp_path: Path) -> None:
@@ -166,13 +192,6 @@ def test_folders_of_others_stay_as_they_are(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no nano track wrote"):
         small(tmp_path).rows(["nano_no_filter"], seeds=1)
     assert [str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*")] == ["raw", "raw/mine.txt"]
-
-
-def test_a_damaged_setup_is_made_again(made: tuple[Path, list[Row]]) -> None:
-    """The pool is the same one, so rows stay."""
-    root, rows = made
-    (root / "setup.json").write_text('{"of": ')
-    assert small(root).rows(["nano_no_filter"], seeds=1)[:2] == rows[:2]
 
 
 def test_the_command_refuses_what_it_cannot_do(tmp_path: Path) -> None:
