@@ -4,9 +4,8 @@ A column of captions holds texts, lists of texts, or lists of structs with a fie
 ``choose`` leaves them.  What is null is no caption.  Cost: 1 to 2 µs a pair.
 """
 
-from bisect import bisect_right
 from dataclasses import dataclass
-from itertools import accumulate, pairwise
+from itertools import pairwise
 
 import numpy as np
 import pyarrow as pa
@@ -14,6 +13,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from pairsieve.pipelines.export_settings import Captions
+from pairsieve.pipelines.text_draw import place, usable
 from pairsieve.schemas import columns, uid
 from pairsieve.schemas.errors import UserError
 
@@ -42,10 +42,8 @@ class Texts:
         for (start, stop), fraction in zip(pairwise(self.ends.tolist()), fractions.tolist(), strict=True):
             if stop - start == 1:
                 found.append(start)
-                continue
-            sums = list(accumulate(self.weights[start:stop].tolist()))
-            sums = sums if 0 < sums[-1] < np.inf else list(range(1, stop - start + 1))
-            found.append(start + min(bisect_right(sums, fraction * sums[-1]), stop - start - 1))
+            else:
+                found.append(start + place(self.weights[start:stop].tolist(), fraction))
         return np.array(found, np.int64)
 
 
@@ -94,8 +92,5 @@ def texts_of(column: pa.ChunkedArray) -> Texts:
 def _without_nulls(texts: pa.Array, owners: NDArray[np.int64], weights: pa.Array | None, rows: int) -> Texts:
     valid = texts.is_valid().to_numpy(zero_copy_only=False)
     ends = np.concatenate([[0], np.cumsum(np.bincount(owners[valid], minlength=rows))]).astype(np.int64)
-    if weights is None:
-        found = np.ones(len(texts))
-    else:
-        found = weights.cast(pa.float64()).fill_null(0).to_numpy(zero_copy_only=False)
-    return Texts(texts.filter(pa.array(valid)).cast(pa.string()), ends, np.where(found > 0, found, 0)[valid])
+    found = np.ones(len(texts)) if weights is None else usable(weights)
+    return Texts(texts.filter(pa.array(valid)).cast(pa.string()), ends, found[valid])

@@ -3,7 +3,6 @@
 Drawing takes 2 µs a row; a plain column costs nothing beyond its strings.
 """
 
-from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from pairsieve.pipelines.text_draw import place, usable
 from pairsieve.schemas.columns import is_texts
 from pairsieve.schemas.errors import UserError
 
@@ -46,10 +46,9 @@ class Texts:
             self._plain = table[wanted.columns[0]].to_pylist()
             return
         parts = [_Part.of(table[name].combine_chunks(), name) for name in wanted.columns]
-        self._texts, self._starts, weights = _interleaved(parts)
-        if wanted.first:
-            weights = _only_first(weights, self._starts)
-        self._totals: list[float] = np.concatenate([[0.0], np.cumsum(weights)]).tolist()
+        found = _interleaved(parts)
+        self._texts, self._starts, self._weights = found if wanted.pick else _without_nulls(*found)
+        self._first = wanted.first
 
     def of(self, row: int, draw: float) -> str:
         """The text of a row, given a number in [0, 1); empty where there is none."""
@@ -59,15 +58,14 @@ class Texts:
         if self._picks is not None:
             number = self._picks[row]
             return (self._texts[start + number] or "") if number is not None and 0 <= number < stop - start else ""
-        low, high = self._totals[start], self._totals[stop]
-        if not high > low:
+        if start == stop:
             return ""
-        return self._texts[min(bisect_right(self._totals, low + draw * (high - low), start, stop) - 1, stop - 1)] or ""
+        return self._texts[start if self._first else start + place(self._weights[start:stop], draw)] or ""
 
 
 @dataclass(frozen=True)
 class _Part:
-    """Texts of one column, those of each row, and how often each is drawn: never where it is null."""
+    """Texts of one column, how many each row has, and their weights."""
 
     texts: list[str | None]
     counts: NDArray[np.int64]
@@ -92,31 +90,26 @@ class _Part:
 
     @staticmethod
     def _with(texts: pa.Array, counts: NDArray[np.int64], given: pa.Array | None) -> "_Part":
-        weights = np.ones(len(texts))
-        if given is not None:
-            weights = given.cast(pa.float64()).fill_null(0.0).to_numpy(zero_copy_only=False).copy()
-            weights[~((weights > 0) & np.isfinite(weights))] = 0
-        weights[texts.is_null().to_numpy(zero_copy_only=False)] = 0
-        return _Part(texts.to_pylist(), counts, weights)
+        return _Part(texts.to_pylist(), counts, np.ones(len(texts)) if given is None else usable(given))
 
 
-def _interleaved(parts: Sequence[_Part]) -> tuple[list[str | None], list[int], NDArray[np.float64]]:
-    """Texts row by row, in the order of the columns; where each row's begin, and one more for the end."""
+def _interleaved(parts: Sequence[_Part]) -> tuple[list[str | None], list[int], list[float]]:
+    """Texts row by row, in the order of the columns; where each row's begin, and one more for the end; weights."""
     owners = np.concatenate([np.repeat(np.arange(len(part.counts)), part.counts) for part in parts])
     order = np.argsort(owners, kind="stable")
     texts: list[Any] = [text for part in parts for text in part.texts]
     starts = np.concatenate([[0], np.cumsum(np.sum([part.counts for part in parts], axis=0))])
     weights = np.concatenate([part.weights for part in parts])[order]
-    return [texts[i] for i in order.tolist()], starts.tolist(), weights
+    return [texts[i] for i in order.tolist()], starts.tolist(), weights.tolist()
 
 
-def _only_first(weights: NDArray[np.float64], starts: Sequence[int]) -> NDArray[np.float64]:
-    """Weight for the first text of each row that has any."""
-    drawn = np.flatnonzero(weights > 0)
-    owners = np.searchsorted(np.asarray(starts), drawn, "right")
-    found = np.zeros(len(weights))
-    found[drawn[np.unique(owners, return_index=True)[1]]] = 1
-    return found
+def _without_nulls(
+    texts: Sequence[str | None], starts: Sequence[int], weights: Sequence[float]
+) -> tuple[list[str | None], list[int], list[float]]:
+    """The same of what may be drawn."""
+    there = np.array([text is not None for text in texts], bool)
+    left = np.concatenate([[0], np.cumsum(there)])[np.asarray(starts)].tolist()
+    return [text for text in texts if text is not None], left, np.asarray(weights, float)[there].tolist()
 
 
 def _is_text(kind: pa.DataType) -> bool:

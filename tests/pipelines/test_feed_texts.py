@@ -10,7 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pairsieve.filters.choose import CHOICES
+from pairsieve.pipelines.export_texts import texts_of
 from pairsieve.pipelines.feed_texts import Texts, Wanted
+from pairsieve.schemas import uid
 from pairsieve.schemas.errors import UserError
 
 STRINGS = st.lists(st.one_of(st.none(), st.sampled_from(["a", "bb", "ccc", ""])), max_size=5)
@@ -38,11 +40,32 @@ def test_a_plain_column() -> None:
 
 
 def test_choices_are_drawn_by_weight() -> None:
-    """Equal steps of the draw give each its share; no weights that count, no text."""
-    table = pa.table({"texts": choices([("a", 0.5), ("b", 0.3), ("c", 0.2)], None, [], [("x", 1.0)], [("n", 0.0)])})
+    """Equal steps of the draw give each its share; without a text there is none."""
+    table = pa.table({"texts": choices([("a", 0.5), ("b", 0.3), ("c", 0.2)], None, [], [("x", 1.0)])})
     texts = Texts(table, Wanted(("texts",)))
     assert drawn(texts, 0) == pytest.approx({"a": 0.5, "b": 0.3, "c": 0.2}, abs=1e-3)
-    assert [texts.of(row, 0.99) for row in (1, 2, 3, 4)] == ["", "", "x", ""]
+    assert [texts.of(row, 0.99) for row in (1, 2, 3)] == ["", "", "x"]
+
+
+def test_small_weights_after_large_ones() -> None:
+    """A row's weights count against each other alone, not against those of its row group."""
+    large, small = [("a", 1.0), ("b", 1.0)], [("c", 1e-17), ("d", 3e-17)]
+    texts = Texts(pa.table({"texts": choices(*[large] * 4, small)}), Wanted(("texts",)))
+    assert drawn(texts, 4) == pytest.approx({"c": 0.25, "d": 0.75}, abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    "weights", [(0.0, 0.0), (-1.0, float("nan")), (float("inf"), 0.0), (0.0, 5e-324), (float("inf"), 2.0), (1.0, 3.0)]
+)
+def test_the_loader_draws_as_exports_do(weights: tuple[float, float]) -> None:
+    """By the same draw the same text, whatever the weights; where none counts, evenly among those that are there."""
+    column = pa.chunked_array([choices([("a", weights[0]), ("b", weights[1])])])
+    texts, exported = Texts(pa.table({"texts": column}), Wanted(("texts",))), texts_of(column)
+    for number in range(0, 2**64, 2**64 // 101):
+        hashes = np.array([number], np.uint64)
+        assert [texts.of(0, float(uid.fractions(hashes)[0]))] == exported.chosen("draw", 0, hashes)
+    if not any(0 < weight < np.inf for weight in weights):
+        assert drawn(texts, 0) == {"a": 0.5, "b": 0.5}
 
 
 @pytest.mark.parametrize("bad", [float("nan"), -1.0, float("inf")])
