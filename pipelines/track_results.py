@@ -182,7 +182,7 @@ def _add(results: Results, record: Mapping[str, Any], place: str) -> None:
     if task is None:
         results.unknown.append(name)
     elif record.get("task") not in (None, "", *_ZERO_SHOT):
-        results.skip(task, f"{record['task']}, not zero-shot")
+        results.skip(task, f"{record['task']}, not zero-shot", place)
     elif task.metric is not None:
         if key == ALL_OF_FLICKR:
             results.notes.append("Flickr is of all 31,014 images (DataComp's older list), not of 1,000")
@@ -195,7 +195,7 @@ def _add_value(results: Results, task: Task, metric: str, metrics: Mapping[str, 
     if own is not None and main is not None and main != own:
         results.notes.append(f"{task.name}: its {_MAIN} is {main}, its {metric} {own}; the first counts")
     if main is None:
-        results.skip(task, f"no {metric}")
+        results.skip(task, f"no {metric}", place)
     else:
         results.add(task, main, place)
 

@@ -34,6 +34,7 @@ class Results:
     unknown: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     _places: dict[str, str] = field(default_factory=dict, repr=False)
+    _skipped: dict[str, str] = field(default_factory=dict, repr=False)
 
     def add(self, task: Task, value: object, place: str) -> None:
         """Take a task's value; raises ``UserError`` for a second other one, for text, and beyond 0 and 1.
@@ -43,7 +44,7 @@ class Results:
         if task.metric is None:
             return
         if value is None or (isinstance(value, float) and math.isnan(value)):
-            self.skip(task, "no value" if value is None else "NaN")
+            self.skip(task, "no value" if value is None else "NaN", place)
             return
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise UserError(f"{place}: {task.name}: {value!r} is no number")
@@ -52,10 +53,15 @@ class Results:
             raise UserError(f"{place}: {task.name}: {value} is not between 0 and 1{percent}")
         self._take(task, float(value), place)
 
-    def skip(self, task: Task, what: str) -> None:
+    def skip(self, task: Task, what: str, place: str) -> None:
         """Note a task that is named without a value that counts."""
         if task.name not in self.values:
             self.absent[task.name] = what
+            self._skipped[task.name] = place
+
+    def why(self, name: str) -> str:
+        """The name of a missing task; of one that is named without a value that counts, what it has, and where."""
+        return f"{name} ({self.absent[name]}, {self._skipped[name]})" if name in self.absent else name
 
     def _take(self, task: Task, value: float, place: str) -> None:
         known = self.values.get(task.name)
@@ -103,8 +109,8 @@ def _mean(results: Results, tasks: Sequence[Task]) -> Figure:
 
 
 def _refusal(results: Results, missing: Sequence[str]) -> str:
-    """Which tasks are missing, why, and what may be meant by a name that is none."""
-    told = [f"{name} ({results.absent[name]})" if name in results.absent else name for name in missing]
+    """Which tasks are missing, first those that are named and why, and what may be meant by a name that is none."""
+    told = [results.why(name) for name in sorted(missing, key=lambda name: name not in results.absent)]
     shown = ", ".join(told[:6]) + (f" and {len(told) - 6} more" if len(told) > 6 else "")
     near = (get_close_matches(name, missing, n=1) for name in results.unknown)
     hints = [f"; is {name!r} {found[0]}?" for name, found in zip(results.unknown, near, strict=True) if found]

@@ -298,8 +298,15 @@ def test_partial_averages_are_marked(tmp_path: Path) -> None:
 def test_no_number_is_missing(tmp_path: Path, given: float | None, what: str) -> None:
     """NaN or null is said to be there, not averaged."""
     values = whole() | {"Caltech-101": given}
-    with pytest.raises(UserError, match=rf"1 of the 38 tasks are missing: Caltech-101 \({what}\)"):
+    with pytest.raises(UserError, match=rf"1 of the 38 tasks are missing: Caltech-101 \({what}, .*r\.jsonl:\d+\)"):
         score(one(lines(values, tmp_path / "r.jsonl")))
+
+
+def test_no_number_among_many_missing(tmp_path: Path) -> None:
+    """The task with NaN comes first, with file and line, however many others are missing."""
+    path = lines({"CIFAR-10": 0.5, "WinoGAViL": math.nan}, tmp_path / "r.jsonl")
+    with pytest.raises(UserError, match=r"37 of the 38 .*missing: WinoGAViL \(NaN, .*r\.jsonl:2\), .* and 31 more"):
+        score(one(path))
 
 
 @pytest.mark.parametrize(
