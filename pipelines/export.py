@@ -26,6 +26,8 @@ from pairsieve.pipelines.export_job import (
     begin,
     check_folder,
     check_strangers,
+    claim,
+    close,
     finished,
     listing,
     open_out,
@@ -124,24 +126,36 @@ class _Export:
         self.dataset, self.settings, self.rule, self.job = dataset, settings, rule, job
         self.store, self.engine, self.progress = store, engine, progress
         self.fingerprint = digest(job.model_dump_json())
+        self.folder = f"{WORK}/dataset/{self.fingerprint}"  # as ``workplace`` calls it
 
     def run(self) -> ExportManifest:
         """The whole export, or what is left of it."""
         known = finished(self.store, self.job)
         if known is not None and self._is_whole(known):
-            self.store.remove(WORK)
+            close(self.store)
             return known
-        begin(self.store, self.job)
-        self.folder = workplace(self.store, self.fingerprint)
-        seen = self._survey()
+        claim(self.store, self.job)
+        seen, parts = self._plan()
         writer = self._writer(self.folder)
-        files = self._write(writer, cut(seen, self._count(seen)))
-        check_strangers(self.store, self.settings.name, files)
+        begin(self.store, self.job, [writer.name_of(part) for part in parts])
+        workplace(self.store, self.fingerprint)
+        files = self._write(writer, parts)
+        check_strangers(self.store, self.settings.name, [one.file for one in files])
         self._check_dataset()
         return self._finish(writer, self._manifest(seen, files))
 
+    def _plan(self) -> tuple[list[Seen], list[Part]]:
+        """What is to be written; raises ``UserError`` where nothing can be, and leaves nothing then."""
+        seen = self._survey()
+        try:
+            return seen, cut(seen, self._count(seen))
+        except UserError:
+            self.store.remove(self.folder)
+            raise
+
     def _is_whole(self, known: ExportManifest) -> bool:
-        """Whether every file is as it was written, where it lies on a disk."""
+        """Whether every file is as it was written, where it lies on a disk; ``UserError`` for a file beside them."""
+        check_strangers(self.store, self.settings.name, [one.file for one in known.files])
         if not self.store.local:
             return True
         with self.progress.stage("verify", known.written) as stage:
@@ -236,7 +250,7 @@ class _Export:
             self.store.write_json(SIZES, export_tars.sizes(manifest.files))
         done = manifest.model_copy(update={"listing": listing(self.store, self.job.format)})
         self.store.write_json(MANIFEST, done.model_dump(mode="json"))
-        self.store.remove(WORK)
+        close(self.store)
         return done
 
 

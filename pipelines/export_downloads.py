@@ -17,12 +17,13 @@ from pairsieve.pipelines.engines import EngineName, Engines
 from pairsieve.pipelines.export_downloads_shard import Layout, WriteShard, others_of
 from pairsieve.pipelines.export_job import (
     MANIFEST,
-    WORK,
     ExportJob,
     ExportManifest,
     begin,
     check_folder,
     check_strangers,
+    claim,
+    close,
     finished,
     open_beside,
 )
@@ -70,9 +71,14 @@ def export_downloads(
         store.clean()
         engines.use([], source.fs, source.path("run.yaml"))
         known = finished(store, job)
-        if known is not None and (not store.local or all(Whole(store)(one) for one in known.files)):
-            return known
-        begin(store, job)
+        names = [name for shard in shards for name in layout.names(shard.index)]
+        if known is not None:
+            check_strangers(store, settings.name, names)
+            if not store.local or all(Whole(store)(one) for one in known.files):
+                close(store)
+                return known
+        claim(store, job)
+        begin(store, job, names)
         folder = workplace(store, hashlib.sha256(job.model_dump_json().encode()).hexdigest()[:32])
         files = list[FileEntry]()
         with progress.stage("write", sum(shard.rows for shard in shards)) as stage:
@@ -81,7 +87,7 @@ def export_downloads(
                 files += found
                 stage.advance(shards[i].rows)
         files.sort(key=lambda one: one.file)
-        check_strangers(store, settings.name, files)
+        check_strangers(store, settings.name, names)
         done = ExportManifest(
             job=job,
             rows=sum(shard.rows for shard in shards),
@@ -91,7 +97,7 @@ def export_downloads(
             files=tuple(files),
         )
         store.write_json(MANIFEST, done.model_dump(mode="json"))
-        store.remove(WORK)
+        close(store)
         return done
 
 

@@ -67,6 +67,11 @@ class Layout:
         exponent = ceil(log10(self.rows))
         return f"{10**exponent * shard + row:0{exponent + self.width}d}"
 
+    def names(self, shard: int) -> tuple[str, str, str]:
+        """The tar, the Parquet file and the counts of a shard."""
+        name = f"{shard:0{self.width}d}"
+        return f"{name}.tar", f"{name}.parquet", stats_name(f"{name}.tar")
+
     def schema(self) -> pa.Schema:
         """Of the Parquet files."""
         told = [pa.field(name, kind) for name, kind in self.others.items()]
@@ -99,16 +104,16 @@ class WriteShard:
         return found
 
     def _write(self, record: PoolShard) -> list[FileEntry]:
-        name = f"{record.index:0{self.layout.width}d}"
+        name, table_name, told_name = self.layout.names(record.index)
         with self._parts(record) as parts:
             table, is_kept = self._table(record, parts)
-            tar = self._tar(f"{name}.tar", table, is_kept, parts)
+            tar = self._tar(name, table, is_kept, parts)
         sink = io.BytesIO()
         pq.write_table(table, sink, compression="zstd")
         return [
             tar,
-            self._whole(f"{name}.parquet", sink.getvalue(), len(table)),
-            self._whole(stats_name(f"{name}.tar"), _stats(table), 0),
+            self._whole(table_name, sink.getvalue(), len(table)),
+            self._whole(told_name, _stats(table), 0),
         ]
 
     def _whole(self, name: str, content: bytes, rows: int) -> FileEntry:

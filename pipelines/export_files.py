@@ -38,9 +38,13 @@ class Files(Writer):
 
     prefix: str = ""
 
+    def name_of(self, part: Part) -> str:
+        """``images/00012``."""
+        return f"{IMAGES}/{part.index:05d}"
+
     def write(self, part: Part) -> FileEntry:
         """One folder of images.  All reach the disk before the note that they are there."""
-        name = f"{IMAGES}/{part.index:05d}"
+        name = self.name_of(part)
         self.out.remove(name)  # what a stopped export left
         folder = Path(self.out.path(name))
         folder.mkdir(parents=True)

@@ -1,17 +1,19 @@
 """What an export is, whose files lie in its folder, and when it is finished.
 
 An export replaces an earlier one of the same format in its folder, as a whole: nothing of that survives.  A folder
-that holds anything else is refused.
+that holds anything else is refused.  Only files that an export has listed are removed.
 """
 
 import hashlib
+import json
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable
+from contextlib import suppress
 from typing import Any
 
 from pydantic import ValidationError
 
-from pairsieve.pipelines import export_files, export_tables, run
+from pairsieve.pipelines import export_files, export_tables
 from pairsieve.pipelines.export_settings import FormatName
 from pairsieve.pipelines.export_source import Dataset
 from pairsieve.pipelines.lock import MARK, WORKERS
@@ -22,6 +24,8 @@ from pairsieve.schemas.run import Manifest
 
 JOB, MANIFEST, WORK = "_job.json", "_manifest.json", "_work"
 SIZES, CARD = "sizes.json", "README.md"
+LISTED = "_listed.json"
+"""Names of the files that an unfinished export writes or replaces."""
 _LOCKS = {MARK, WORKERS}
 _NAMES = {
     "webdataset": re.compile(r"\d{8,}\.tar"),
@@ -83,7 +87,7 @@ def open_beside(out: str, run: Store) -> Store:
 
 def _check_outside(store: Store, source: Store, out: str) -> None:
     theirs, ours = _url(source), _url(store)
-    if ours == theirs or any(ours.startswith(f"{theirs}{name}/") for name in run.OURS):
+    if ours.startswith(theirs):
         raise UserError(f"{out}: is the run's own; choose a folder outside of it")
     if store.local and "\n" in store.base:
         raise UserError(f"{out!r}: holds a newline; choose another name")
@@ -113,15 +117,48 @@ def _held(store: Store) -> ExportJob | None:
         return None
 
 
-def begin(store: Store, job: ExportJob) -> None:
-    """Make the folder this job's: what another left goes, first that by which it was finished."""
+def claim(store: Store, job: ExportJob) -> None:
+    """Make an empty folder this job's; nothing is removed.
+
+    Raises ``UserError`` where another export is to be replaced, and a file lies there that it has not listed.
+    """
+    held = _held(store)
+    if held is None:
+        store.write_json(JOB, job.model_dump(mode="json"))
+    elif held != job:
+        check_strangers(store, job.format, _listed(store))
+
+
+def begin(store: Store, job: ExportJob, names: Iterable[str]) -> None:
+    """Make the folder this job's, which will write ``names``: what another has listed goes, its manifest first."""
+    listed = _listed(store)
+    store.write_json(LISTED, sorted(listed.union(names)))
     store.remove(MANIFEST)
     if _held(store) == job:
         return
-    for name in [_first(job.format), *_outputs(store, job.format)]:
+    for name in [_first(job.format), *(one for one in _outputs(store, job.format) if one in listed)]:
         if name is not None:
             store.remove(name)
     store.write_json(JOB, job.model_dump(mode="json"))
+
+
+def close(store: Store) -> None:
+    """Remove what a finished export needs no more."""
+    store.remove(WORK)
+    store.remove(LISTED)
+
+
+def _listed(store: Store) -> set[str]:
+    """The files of the export in the folder: of its manifest, and where it is unfinished of its list."""
+    found = set[str]()
+    if store.exists(MANIFEST):
+        with suppress(ValidationError, OSError):  # damaged
+            manifest = ExportManifest.model_validate_json(store.read(MANIFEST))
+            found.update(one.file for one in manifest.files)
+    if store.exists(LISTED):
+        with suppress(ValueError, OSError):
+            found.update(map(str, json.loads(store.read(LISTED))))
+    return found
 
 
 def _first(format: str) -> str | None:
@@ -138,10 +175,11 @@ def listing(store: Store, format: str) -> str:
 
 
 def _outputs(store: Store, format: str) -> list[str]:
-    """What else an export wrote."""
-    if format in _NAMES:
-        return [name for name in store.names("") if _NAMES[format].fullmatch(name)]
-    return [_folder(format)]
+    """What lies where an export writes its files, and is named like them."""
+    folder = _folder(format)
+    if folder:
+        return [f"{folder}/{name}" for name in store.names(folder)]
+    return [name for name in store.names("") if _NAMES[format].fullmatch(name)]
 
 
 def _folder(format: str) -> str:
@@ -149,16 +187,11 @@ def _folder(format: str) -> str:
     return {"csv": export_files.IMAGES, "hf": export_tables.FOLDER}.get(format, "")
 
 
-def check_strangers(store: Store, format: str, files: Sequence[FileEntry]) -> None:
+def check_strangers(store: Store, format: str, known: Collection[str]) -> None:
     """Raise ``UserError`` for a file beside the export's that trainers would take for one of it."""
-    folder = _folder(format)
-    prefix = f"{folder}/" if folder else ""
-    known = {one.file for one in files}
-    for name in store.names(folder):
-        if prefix + name not in known and (folder or _NAMES[format].fullmatch(name)):
-            raise UserError(
-                f"{store.root}: holds {prefix + name!r}, which is none of its {len(known)} files; remove it"
-            )
+    for name in _outputs(store, format):
+        if name not in known:
+            raise UserError(f"{store.root}: holds {name!r}, which is none of its {len(known)} files; remove it")
 
 
 def finished(store: Store, job: ExportJob) -> ExportManifest | None:

@@ -70,6 +70,10 @@ class Writer(ABC):
         return entry
 
     @abstractmethod
+    def name_of(self, part: Part) -> str:
+        """Its file, or its folder."""
+
+    @abstractmethod
     def write(self, part: Part) -> FileEntry:
         """Write the samples of a part."""
 

@@ -31,9 +31,13 @@ class Tables(Writer):
 
     schema: pa.Schema = field(default_factory=lambda: pa.schema([]))
 
+    def name_of(self, part: Part) -> str:
+        """As the Hub numbers files."""
+        return table_name(part.index, part.of)
+
     def write(self, part: Part) -> FileEntry:
         """One file; its digest is made of it once it is whole, from the page cache."""
-        name = table_name(part.index, part.of)
+        name = self.name_of(part)
         with self.out.create(name, exclusive=False) as file:
             # not through ``file``: Arrow writes a path without passing through Python
             with (

@@ -24,9 +24,13 @@ class Tars(Writer):
 
     fields: tuple[str, ...] = ()
 
+    def name_of(self, part: Part) -> str:
+        """``00000012.tar``."""
+        return tar_name(part.index)
+
     def write(self, part: Part) -> FileEntry:
         """One tar."""
-        name = tar_name(part.index)
+        name = self.name_of(part)
         digest, size, rows = hashlib.sha256(), 0, 0
         with self.out.create(name, exclusive=False) as file:
             for samples in self.samples(part):

@@ -13,6 +13,7 @@ from pairsieve.pipelines.lock import locked
 from pairsieve.pipelines.run import run as run_recipe
 from pairsieve.pipelines.store import Store
 from pairsieve.schemas.errors import DamagedFileError, PairsieveError, RunBusyError, UserError
+from tests.pipelines.test_reshard_stops import Fuse, Stopped
 from tests.support import numbered_rows, recipe, write_csv
 from tests.support_exports import digests, make_run, numbered, pictures
 
@@ -77,6 +78,25 @@ def test_fewer_samples_than_tars(run: Path, tmp_path: Path) -> None:
         pairsieve.export(run, tmp_path / "out", Webdataset(world_size=8, loader_workers=8), workers=1)
 
 
+OTHERS = pytest.mark.parametrize(
+    ("first", "other"),
+    [
+        (Webdataset(), Webdataset(captions="first")),
+        (Csv(), Csv(captions="first")),
+        (HuggingFace(), HuggingFace("mit")),
+    ],
+)
+
+
+def test_a_refused_export_leaves_the_one_that_is_there(run: Path, tmp_path: Path) -> None:
+    """Settings that cannot be, or a dataset of which nothing can be exported: the finished export is as it was."""
+    pairsieve.export(run, tmp_path / "out", workers=1)
+    refused(run, tmp_path / "out", "12 samples do not fill the 400 tars", Webdataset(world_size=100))
+    bad = make_run(tmp_path / "bad", [b"<html>"] * 3, ["a"] * 3)
+    refused(bad, tmp_path / "out", "nothing can be exported")
+    assert pairsieve.export(run, tmp_path / "out", workers=1).written == 12
+
+
 def test_a_damaged_manifest(run: Path, tmp_path: Path) -> None:
     """One line."""
     (run / "dataset/_manifest.json").write_text("{")
@@ -121,9 +141,36 @@ def test_a_stranger_among_the_tars(run: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "out/_manifest.json").exists()
 
 
-@pytest.mark.parametrize("inside", ["", "dataset/out", "_work/x"])
+FOREIGN = {"webdataset": "00000099.tar", "csv": "images/mine", "hf": "data/mine.parquet"}
+
+
+@OTHERS
+def test_a_stranger_beside_a_finished_export(run: Path, tmp_path: Path, first: Any, other: Any) -> None:
+    """Named by the command that verifies, and by one of other settings, which removes nothing."""
+    pairsieve.export(run, tmp_path / "out", first, workers=1)
+    name = FOREIGN[first.name]
+    (tmp_path / "out" / name).write_bytes(b"mine")
+    refused(run, tmp_path / "out", f"holds '{name}', which is none of its . files; remove it", first)
+    refused(run, tmp_path / "out", f"holds '{name}'", other)
+
+
+def test_a_stranger_beside_an_unfinished_export(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the stopped export has written is replaced by other settings, what it has not is named."""
+    with monkeypatch.context() as patch:
+        Fuse(patch).left = 6
+        with pytest.raises(Stopped):
+            pairsieve.export(run, tmp_path / "out", Webdataset(rows_per_shard=1), workers=1)
+    assert list((tmp_path / "out").glob("*.tar"))
+    (tmp_path / "out/00000099.tar").write_bytes(b"mine")
+    refused(run, tmp_path / "out", "holds '00000099.tar'")
+    (tmp_path / "out/00000099.tar").unlink()
+    assert len(pairsieve.export(run, tmp_path / "out", workers=1).files) == 4
+    assert len(list((tmp_path / "out").glob("*.tar"))) == 4
+
+
+@pytest.mark.parametrize("inside", ["", "dataset/out", "_work/x", "out"])
 def test_a_folder_of_the_run(run: Path, inside: str) -> None:
-    """A later run would remove it."""
+    """A later run would remove it, or what is being written there."""
     refused(run, run / inside, "is the run's own")
 
 
