@@ -20,7 +20,7 @@ from pairsieve.pipelines.feed_order import Order
 from pairsieve.pipelines.feed_plan import Pieces, Topology, after, divide, remaining, rows_of, whole
 from pairsieve.pipelines.feed_read import Reader
 from pairsieve.pipelines.feed_source import open_source
-from pairsieve.pipelines.feed_state import Identity, loaded, saved
+from pairsieve.pipelines.feed_state import Identity, check_pieces, loaded, saved
 from pairsieve.pipelines.feed_texts import Wanted
 from pairsieve.pipelines.feed_weights import read_weights
 from pairsieve.pipelines.feed_window import windows
@@ -134,9 +134,8 @@ class PairDataset(IterableDataset[dict[str, Any]]):
             weights=weights,
         )
         self._weights = None if weights is None else read_weights(self._source, weights)
-        self.epoch, self.broken = 0, 0
-        self._pieces: Pieces | None = None  # what was left when the iteration, or the loader's worker, began
-        self._given, self._is_ours = 0, False
+        self.broken, self._is_ours, self._iteration = 0, False, 0
+        self._stand(0, None)
         self._known_order: Order | None = None
 
     # --- settings ---
@@ -146,7 +145,10 @@ class PairDataset(IterableDataset[dict[str, Any]]):
             text = "texts" if "texts" in self._source.manifest.columns else "text"
         if draw not in ("weighted", "first"):
             raise UserError(f"draw: {draw!r} is neither 'weighted' nor 'first'")
-        return Wanted((text,) if isinstance(text, str) else tuple(text), pick, draw == "first")
+        names = (text,) if isinstance(text, str) else tuple(text) if isinstance(text, Sequence) else ()
+        if not names or not all(isinstance(name, str) for name in names):
+            raise UserError(f"text: {text!r} names no column; give the name of one, or a list of names")
+        return Wanted(names, pick, draw == "first")
 
     def _check_columns(self) -> None:
         columns = self._columns
@@ -155,7 +157,9 @@ class PairDataset(IterableDataset[dict[str, Any]]):
         for name in columns.others:
             self._source.require(name, "columns")
         if columns.texts.pick is not None:
-            self._source.require(columns.texts.pick, "pick")
+            kind = self._source.require(columns.texts.pick, "pick")
+            if not kind.startswith(("int", "uint")):
+                raise UserError(f"pick: column {columns.texts.pick!r} is {kind}, not integers; name another column")
         if columns.has_image and IMAGE not in self._source.manifest.columns:
             raise UserError(f"{self._source.root} holds no images; decode=None gives its texts")
         if taken := {"image", "offsets", "text", "uid", "broken"} & set(columns.others):
@@ -165,12 +169,21 @@ class PairDataset(IterableDataset[dict[str, Any]]):
 
     def __len__(self) -> int:
         """Batches that are left of the epoch, on each rank."""
-        return self._topology(self.workers).batches(rows_of(self._left())) - self._given
+        return self._topology(self.workers).batches(rows_of(self._here())) - self._given
 
     def set_epoch(self, epoch: int) -> None:
         """Begin another epoch; of the same one nothing changes, so that a position that was loaded stays."""
         if epoch != self.epoch:
-            self.epoch, self._pieces, self._given = _at_least(0, "epoch", epoch), None, 0
+            self._stand(_at_least(0, "epoch", epoch), None)
+        elif epoch != self._begun[0]:  # it came by itself
+            self._begun = self.epoch, self._pieces
+
+    def _stand(self, epoch: int, pieces: Pieces | None, given: int = 0) -> None:
+        """Take a position, which iterations that are open do not move any more."""
+        self.epoch, self._given = epoch, given
+        self._pieces: Pieces | None = pieces  # what was left when the iteration, or the loader's worker, began
+        self._begun: tuple[int, Pieces | None] = epoch, pieces  # from which ``state_dict(batches=…)`` counts
+        self._iteration += 1
 
     def state_dict(self, batches: int | None = None, workers: int | None = None) -> dict[str, Any]:
         """The position as plain numbers, the same on every rank.
@@ -181,13 +194,15 @@ class PairDataset(IterableDataset[dict[str, Any]]):
         """
         if (info := get_worker_info()) is not None:
             return saved(self._identity, self.epoch, self._pieces, self._given, (info.id, info.num_workers))
+        topology = self._topology(self.workers if workers is None else _at_least(0, "workers", workers))
+        epoch, pieces = (self.epoch, self._pieces) if batches is None else self._begun
         steps = self._given if batches is None else _at_least(0, "batches", batches)
         if not steps:
-            return saved(self._identity, self.epoch, self._pieces)
-        topology = self._topology(self.workers if workers is None else workers)
-        if steps >= topology.batches(rows_of(self._left())):
-            return saved(self._identity, self.epoch + 1, None)
-        return saved(self._identity, self.epoch, after(self._left(), topology, steps))
+            return saved(self._identity, epoch, pieces)
+        left = self._left(epoch, pieces)
+        if steps >= topology.batches(rows_of(left)):
+            return saved(self._identity, epoch + 1, None)
+        return saved(self._identity, epoch, after(left, topology, steps))
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on where a state was saved; raises ``UserError`` for one of another dataset, seed, window or weights."""
@@ -195,20 +210,26 @@ class PairDataset(IterableDataset[dict[str, Any]]):
         info = get_worker_info()
         if found.worker is not None and (info is None or (info.id, info.num_workers) != found.worker):
             raise UserError("load_state_dict: a loader's worker has saved this; load it by a loader of as many workers")
-        self.epoch, self._pieces, self._given = found.epoch, found.left, found.given
+        if found.left is not None:
+            check_pieces(found.left, self._order_of(found.epoch).rows)
+        self._stand(found.epoch, found.left, found.given)
 
     def _topology(self, workers: int) -> Topology:
         return Topology(self.world, max(1, workers), self.batch_size, self.drop_last)
 
-    def _left(self) -> Pieces:
-        """What was left of the epoch when it was last begun or loaded."""
-        return (whole(0, self._order().rows),) if self._pieces is None else self._pieces
+    def _left(self, epoch: int, pieces: Pieces | None) -> Pieces:
+        """The pieces, or the whole epoch."""
+        return (whole(0, self._order_of(epoch).rows),) if pieces is None else pieces
 
-    def _order(self) -> Order:
-        if self._known_order is None or self._known_order.epoch != self.epoch:
+    def _here(self) -> Pieces:
+        """What was left of the epoch when it was last begun or loaded."""
+        return self._left(self.epoch, self._pieces)
+
+    def _order_of(self, epoch: int) -> Order:
+        if self._known_order is None or self._known_order.epoch != epoch:
             layout, own = self._source.layout, self._identity
             window = layout.window(own.window_bytes)
-            self._known_order = Order(layout, own.seed, self.epoch, window, own.shuffle, self._weights)
+            self._known_order = Order(layout, own.seed, epoch, window, own.shuffle, self._weights)
         return self._known_order
 
     # --- batches ---
@@ -218,28 +239,38 @@ class PairDataset(IterableDataset[dict[str, Any]]):
         info = get_worker_info()
         if info is None:
             self._settle()
+        self._iteration += 1
+        iteration = self._iteration  # an older one, and one before another position, moves nothing
+        if info is None:
             given = self._loader() if self.workers else self._share(0, 1)
         else:
             given = self._told(info.id, info.num_workers) if self._is_ours else self._share(info.id, info.num_workers)
         for batch in given:
             if info is None and "error" in batch:
                 raise batch["error"]
-            self._given += 1
+            self._given += iteration == self._iteration
             self.broken += batch["broken"]
             yield batch
-        self.set_epoch(self.epoch + 1)
+        if iteration == self._iteration:
+            self._go_on()
 
     def _settle(self) -> None:
         """Take what is left now for what there was; an epoch whose last batch has been taken is over."""
         topology = self._topology(self.workers)
-        if self._given and self._given == topology.batches(rows_of(self._left())):
-            self.set_epoch(self.epoch + 1)
+        if self._given and self._given == topology.batches(rows_of(self._here())):
+            self._go_on()
         if self._given:
-            self._pieces, self._given = after(self._left(), topology, self._given), 0
+            self._pieces, self._given = after(self._here(), topology, self._given), 0
+        if self._begun[0] != self.epoch:
+            self._begun = self.epoch, self._pieces
+
+    def _go_on(self) -> None:
+        """To the next epoch; ``state_dict(batches=…)`` counts from where this one began, until the next does."""
+        self.epoch, self._pieces, self._given = self.epoch + 1, None, 0
 
     def _loader(self) -> Iterator[dict[str, Any]]:
         """Batches of workers that have copies of this."""
-        self._order().ends  # noqa: B018 (counted once, here, not by every worker)
+        self._order_of(self.epoch).ends  # noqa: B018 (counted once, here, not by every worker)
         if isinstance(self._decode, Pictures):
             self._decode.prepare()
         worker = copy.copy(self)
@@ -255,9 +286,9 @@ class PairDataset(IterableDataset[dict[str, Any]]):
 
     def _share(self, worker: int, workers: int) -> Iterator[dict[str, Any]]:
         """Batches of one worker's share."""
-        division = divide(self._left(), self._topology(workers))
+        division = divide(self._here(), self._topology(workers))
         share = remaining(division.shares[self.rank][worker], self._given * self.batch_size)
-        order, reader = self._order(), Reader(self._source, self._columns.needed, self.verify)
+        order, reader = self._order_of(self.epoch), Reader(self._source, self._columns.needed, self.verify)
 
         def read(slot: int) -> Group:
             return Group(*reader.group(int(order.groups[slot])), self._columns)
@@ -296,8 +327,19 @@ def _finishing(normalize: bool | Colours) -> Callable[[torch.Tensor], torch.Tens
     """What is done to a batch of pictures, uint8[n, 3, side, side]."""
     if normalize is False:
         return _as_it_is
-    mean, std = CLIP_COLOURS if normalize is True else normalize
+    mean, std = CLIP_COLOURS if normalize is True else _colours(normalize)
     return partial(normalised, wanted=Preprocess((1, 1), mean, std), dtype=torch.float32)
+
+
+def _colours(given: Any) -> Colours:
+    """Mean and standard deviation of three colours; raises ``UserError`` for anything else."""
+    try:
+        mean, std = (tuple(float(number) for number in side) for side in given)
+    except (TypeError, ValueError):
+        mean = std = ()
+    if len(mean) != 3 or len(std) != 3 or not np.isfinite((*mean, *std)).all() or min(std) <= 0:
+        raise UserError(f"normalize: {given!r} is neither True nor False, nor ((mean of R, G, B), (their deviation))")
+    return mean, std
 
 
 def _as_it_is(batch: torch.Tensor) -> torch.Tensor:
@@ -320,7 +362,8 @@ def _place(rank: int | None, world: int | None) -> tuple[int, int]:
             rank, world = distributed.get_rank(), distributed.get_world_size()
         else:
             rank, world = (_from_environment(name, default) for name, default in (("RANK", 0), ("WORLD_SIZE", 1)))
-    if not 0 <= rank < world:
+    rank, world = _at_least(0, "rank", rank), _at_least(1, "world", world)
+    if rank >= world:
         raise UserError(f"rank {rank} of {world}: ranks are 0 to world - 1")
     return rank, world
 

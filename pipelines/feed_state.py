@@ -65,3 +65,14 @@ def loaded(state: Mapping[str, Any], identity: Identity) -> State:
                 "make this one alike, or begin an epoch anew with set_epoch()"
             )
     return found
+
+
+def check_pieces(pieces: Sequence[Piece], rows: int) -> None:
+    """Raise ``UserError`` for pieces that are none of an epoch of so many rows."""
+    is_one = all(
+        0 <= one.start < one.stop <= rows and 0 <= one.first <= one.last <= one.stop - one.start for one in pieces
+    )
+    if not is_one or sum(one.rows for one in pieces) > rows:
+        raise UserError(
+            f"load_state_dict: the state's pieces are none of an epoch of {rows:,} rows; give what state_dict() gave"
+        )

@@ -213,6 +213,42 @@ def test_in_a_loader_of_the_users_own(folder: str, workers: int) -> None:
     assert sorted(flat(found[:6] + numbers(ours))) == list(range(ROWS))
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("is_told", [False, True])
+def test_batches_of_a_loader_of_the_users_own(folder: str, workers: int, is_told: bool) -> None:
+    """They are counted from where the epoch began, also where the loader's iteration has moved the object itself."""
+    data, wanted = feed(folder), feed(folder)
+    loader = DataLoader(data, batch_size=None, num_workers=workers)
+    for epoch in range(2):
+        wanted.set_epoch(epoch)
+        if is_told or workers:
+            data.set_epoch(epoch)
+        for done, _ in enumerate(loader, 1):
+            if done == 6:
+                assert data.state_dict(batches=done, workers=workers) == wanted.state_dict(done, workers)
+        assert data.state_dict(batches=done, workers=workers) == feed(folder).state_dict() | {"epoch": epoch + 1}
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_open_iteration_moves_no_later_position(folder: str, workers: int) -> None:
+    """``set_epoch``, ``load_state_dict`` and a second iteration leave the first one behind."""
+    data = feed(folder, workers=workers)
+    stream = iter(data)
+    next(stream)
+    loaded = data.state_dict()
+    data.set_epoch(3)
+    assert len(list(stream)) == 14
+    assert data.state_dict() == feed(folder).state_dict() | {"epoch": 3}
+    stream = iter(data)
+    next(stream)
+    data.load_state_dict(loaded)
+    assert len(list(stream)) == 14 and data.state_dict() == loaded
+    first, second = iter(data), iter(data)
+    given = [next(first), next(second)]
+    list(first)
+    assert len(numbers([*given[1:], *second])) == 13 and data.epoch == 1
+
+
 @pytest.mark.filterwarnings("ignore:'set_vital':UserWarning")  # torchdata 0.11 with newer torch
 @pytest.mark.parametrize("workers", [0, 2])
 def test_torchdatas_stateful_loader(folder: str, workers: int) -> None:

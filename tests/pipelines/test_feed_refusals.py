@@ -59,6 +59,16 @@ def refused(folder: str, **settings: Any) -> str:
         ({"text": "txet"}, "has no column 'txet'; did you mean 'text'?"),
         ({"text": "number"}, "text: column 'number' is int64, not strings or lists of strings"),
         ({"pick": "nmber"}, "pick: "),
+        ({"pick": "nan"}, "pick: column 'nan' is double, not integers"),
+        ({"pick": "text", "text": ("text", "text")}, "pick: column 'text' is string, not integers"),
+        ({"text": []}, "text: [] names no column"),
+        ({"text": [3]}, "text: [3] names no column"),
+        ({"text": 3}, "text: 3 names no column"),
+        ({"normalize": 5}, "normalize: 5 is neither True nor False"),
+        ({"normalize": "clip"}, "normalize: 'clip' is neither"),
+        ({"normalize": ((0.5,) * 3, (0.0,) * 3)}, "is neither True nor False"),
+        ({"rank": "0", "world": 1}, "rank: '0' is no whole number of 0 or more"),
+        ({"rank": 0, "world": 1.5}, "world: 1.5 is no whole number of 1 or more"),
         ({"columns": ("nmber",)}, "did you mean 'number'?"),
         ({"columns": ("text",)}, "columns: 'text' is in every batch"),
         ({"weights": "weight"}, "weights: "),
@@ -174,6 +184,25 @@ def test_a_state_that_is_none(folder: str, state: dict[str, Any]) -> None:
     """It says so."""
     with pytest.raises(UserError, match="this is no state of a PairDataset"):
         PairDataset(folder).load_state_dict(state)
+
+
+@pytest.mark.parametrize(
+    "pieces",
+    [[[0, 31, 0, 31]], [[-1, 3, 0, 4]], [[5, 4, 0, 0]], [[0, 4, 3, 2]], [[0, 4, 0, 5]], [[0, 30, 0, 30]] * 2],
+)
+def test_a_state_of_rows_that_are_not_there(folder: str, pieces: list[list[int]]) -> None:
+    """One line when it is loaded, and the position stays."""
+    data = PairDataset(folder)
+    before = data.state_dict()
+    with pytest.raises(UserError, match="pieces are none of an epoch of 30 rows"):
+        data.load_state_dict(before | {"pieces": pieces})
+    assert data.state_dict() == before
+
+
+def test_workers_of_a_state_are_a_number(folder: str) -> None:
+    """One line."""
+    with pytest.raises(UserError, match="workers: '2' is no whole number of 0 or more"):
+        PairDataset(folder).state_dict(batches=1, workers="2")  # type: ignore[arg-type]
 
 
 def spoiled(rows: set[int]) -> list[bytes | None]:
