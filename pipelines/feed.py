@@ -135,6 +135,8 @@ class PairDataset(IterableDataset[dict[str, Any]]):
         )
         self._weights = None if weights is None else read_weights(self._source, weights)
         self.broken, self._is_ours, self._iteration = 0, False, 0
+        self._pieces: Pieces | None = None  # what was left when the iteration, or the loader's worker, began
+        self._begun: tuple[int, Pieces | None] = 0, None  # from which ``state_dict(batches=…)`` counts
         self._stand(0, None)
         self._known_order: Order | None = None
 
@@ -181,8 +183,8 @@ class PairDataset(IterableDataset[dict[str, Any]]):
     def _stand(self, epoch: int, pieces: Pieces | None, given: int = 0) -> None:
         """Take a position, which iterations that are open do not move any more."""
         self.epoch, self._given = epoch, given
-        self._pieces: Pieces | None = pieces  # what was left when the iteration, or the loader's worker, began
-        self._begun: tuple[int, Pieces | None] = epoch, pieces  # from which ``state_dict(batches=…)`` counts
+        self._pieces = pieces
+        self._begun = epoch, pieces
         self._iteration += 1
 
     def state_dict(self, batches: int | None = None, workers: int | None = None) -> dict[str, Any]:

@@ -247,6 +247,17 @@ def test_other_settings_replace_it(done: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "out/0000000.tar").exists()
 
 
+@pytest.mark.parametrize("digits", [5, 6])
+def test_a_file_of_others_is_named(done: Path, tmp_path: Path, digits: int) -> None:
+    """By the command that verifies and by one of other settings; nothing is removed."""
+    export_downloads(done, tmp_path / "out", workers=1)
+    (tmp_path / "out/00099.tar").write_bytes(b"mine")
+    before = digests(tmp_path / "out")
+    with pytest.raises(UserError, match=r"holds '00099\.tar', which is none of its 9 files; remove it"):
+        export_downloads(done, tmp_path / "out", Img2dataset(oom_shard_count=digits), workers=1)
+    assert digests(tmp_path / "out") == before
+
+
 def test_names_of_the_pool_that_are_img2datasets_are_left_out(site: str, tmp_path: Path) -> None:
     """A pool's own width, or status, is not taken for the image's."""
     pq.write_table(
