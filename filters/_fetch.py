@@ -30,6 +30,8 @@ SHARES = 1_048_576
 """Bytes of memory that a body asks for at once: those announced, but no more than ``SHARES``; else ``SHARE``."""
 FIRST_WAIT = 0.5
 """Seconds before the first further attempt; each wait is twice the one before."""
+STALE = 3
+"""Kept connections that one request may find closed before it fails."""
 _PLAIN = re.compile(r"[A-Za-z0-9._~:/?#\[\]@!$&'()*+,;=%-]*")  # sent as it stands: signed URLs break if requoted
 _COMPRESSED = frozenset({"gzip", "x-gzip", "deflate", "br", "zstd", "compress", "x-compress"})
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
@@ -182,14 +184,16 @@ class Fetcher:
     async def _ask(self, url: URL, turn: Turn, held: Held) -> Fetched | URL:
         """One request: its outcome, or where it leads on to.
 
-        A connection that was kept may have been closed by the server meanwhile, which says nothing of the URL.
+        A connection that was kept may have been closed by the server meanwhile, which says nothing of the URL; but a
+        server that hangs up at this URL is not asked over every connection there is.
         """
-        while True:
+        for _ in range(STALE):
             try:
                 return await self._request(url, turn, held)
             except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError):
                 if not turn.is_reused:
                     raise
+        return await self._request(url, turn, held)
 
     async def _request(self, url: URL, turn: Turn, held: Held) -> Fetched | URL:
         await turn.ask(url.host or "")

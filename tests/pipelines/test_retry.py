@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from pairsieve.filters._codes import RETRIED, Code
+from pairsieve.filters._fetch import STALE
 from pairsieve.pipelines.forget import MARK, Forget, Wanted
 from pairsieve.pipelines.hosts import page, report
 from pairsieve.pipelines.retry import code, retry
@@ -211,7 +212,8 @@ def test_hosts_are_reported(site: Site, tmp_path: Path) -> None:
     assert {row["reason"]: row["urls"] for row in found.reasons} == codes(tmp_path / "run")
     (host,) = found.hosts
     assert (host["host"], host["urls"], host["failed"]) == ("127.0.0.1", 40, 30)
-    assert host["requests"] == 40 + 20  # 503 and resets are asked twice
+    twice = 40 + 20  # 503 and resets; a reset over a kept connection may be that connection's fault
+    assert twice <= host["requests"] <= twice + 20 * STALE
     assert host["bytes"] > 10_000 and host["seconds"] > 0
     assert result.query("SELECT sum(urls) AS n FROM facts_download").to_pylist() == [{"n": 40}]
     assert len(page(found)) == 2
