@@ -109,12 +109,15 @@ class Store:
     def remove(self, name: str) -> None:
         """Remove a file or a folder; nothing happens if it is missing."""
         if self.local:
-            try:
-                self.fs.rm(self.path(name), recursive=True)
-            except (FileNotFoundError, NotADirectoryError):
-                return
-            except OSError as error:
-                raise explain(error, self.path(name)) from error
+            for _ in range(REMOVALS):
+                try:
+                    self.fs.rm(self.path(name), recursive=True)
+                except (FileNotFoundError, NotADirectoryError):
+                    pass  # it is not there, or a worker removed something within it meanwhile
+                except OSError as error:
+                    raise explain(error, self.path(name)) from error
+                if not os.path.lexists(self.path(name)):
+                    return
             return
         for _ in range(REMOVALS):
             if not self.exists(name):

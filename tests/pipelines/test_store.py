@@ -129,3 +129,24 @@ def test_an_unknown_protocol_is_an_error_of_the_user() -> None:
     """With the next step."""
     with pytest.raises(PoolError, match=r"xyz://x: .*; install the filesystem's package, or use a local path"):
         Store("xyz://x")
+
+
+def test_a_folder_goes_although_others_remove_within_it(tmp_path: Path) -> None:
+    """A file that goes while the folder is removed leaves no other behind."""
+    store = Store(str(tmp_path))
+
+    class Racing(type(store.fs)):  # type: ignore[misc]
+        """Removes like the disk, but finds at first that a file has gone."""
+
+        calls = 0
+
+        def rm(self, path: str, recursive: bool = False, maxdepth: int | None = None) -> None:
+            Racing.calls += 1
+            if Racing.calls == 1:
+                raise FileNotFoundError(path)
+            super().rm(path, recursive, maxdepth)
+
+    store.fs = Racing()
+    store.write("_work/a", b"a")
+    store.remove("_work")
+    assert not (tmp_path / "_work").exists()
