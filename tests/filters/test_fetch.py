@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pairsieve.filters._addresses import Guard, public
-from pairsieve.filters._codes import Code, status
 from pairsieve.filters._client import fetch_all, fetch_each
+from pairsieve.filters._codes import Code, status
 from pairsieve.filters._fetch import Fetched, Policy, parse
 from pairsieve.filters._robots import opted_out
 
