@@ -55,11 +55,11 @@ def complaints(driver: Chrome) -> list[str]:
 
 
 def requests(driver: Chrome) -> list[str]:
-    """URLs that were asked for since this was last called, also those that failed; data: and blob: are no requests."""
+    """URLs that were asked for since this was last called, also those that failed; those without a network are none."""
     entries = driver.get_log("performance")  # type: ignore[no-untyped-call]
     events = [json.loads(e["message"])["message"] for e in entries]
     urls = [e["params"]["request"]["url"] for e in events if e["method"] == "Network.requestWillBeSent"]
-    return [url for url in urls if not url.startswith(("data:", "blob:"))]
+    return [url for url in urls if not url.startswith(("data:", "blob:", "chrome:"))]
 
 
 def violations(driver: Chrome) -> list[str]:
