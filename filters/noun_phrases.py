@@ -20,11 +20,12 @@ BATCH = 64
 
 
 class NounPhrases(Filter):
-    """List the distinct noun phrases of each caption, ascending; drop captions that are null (``no_text``).
+    """List the distinct noun phrases of each caption, ascending; drop captions that are null.
 
     A phrase is the text of a spaCy noun chunk with its white space made single spaces.  A caption without one
     has an empty list and stays: ``entry_cap`` decides.  A chunk is a noun with all that comes before it
     ("the green grass"), so articles make two phrases of one unless ``determiners: false`` takes them off.
+    Reason: ``no_text``.
     """
 
     reads = ("text",)
