@@ -67,7 +67,16 @@ def workshop(store: Store, memory: str = MEMORY) -> Iterator[duckdb.DuckDBPyConn
         tempfile.TemporaryDirectory() as folder,
         duckdb.connect(str(Path(folder) / "work.duckdb"), config={"memory_limit": memory}) as con,
     ):
-        con.execute("SET enable_progress_bar = false")  # in a notebook or shell it would write into the output
+        silence(con)
         if not store.local:
             con.register_filesystem(store.fs)
         yield con
+
+
+def silence(con: duckdb.DuckDBPyConnection) -> None:
+    """Show no progress bar: in a notebook or shell it would write into the output.
+
+    Where it is off it stays so untouched: in a notebook without ipywidgets DuckDB refuses to change it.
+    """
+    if con.execute("SELECT current_setting('enable_progress_bar')").fetchone() == (True,):
+        con.execute("SET enable_progress_bar = false")
