@@ -23,7 +23,7 @@ from pairsieve.filters._codes import SILENT, Code
 from pairsieve.filters._dns import DirectLookup, Resolver, SystemLookup
 from pairsieve.filters._fetch import Fetched, Fetcher, Policy, parse
 from pairsieve.filters._host_limits import HostLimits, shared
-from pairsieve.filters._turns import SILENCES, HostDownError, LeftError, Turn, Turns
+from pairsieve.filters._turns import HostDownError, LeftError, Turn, Turns
 
 T = TypeVar("T")
 NAMES = 100_000
@@ -84,7 +84,7 @@ class Client(Generic[T]):
         except LeftError:
             return await self._used(LEFT, use)
         except HostDownError:
-            said = f"the host gave nothing for {SILENCES} URLs in a row"
+            said = f"the host gave nothing for {self._policy.max_host_failures} URLs in a row"
             down = Fetched(Code.HOST_DOWN, error_message=said, host=target.host or "")
             return await self._used(LEFT if patience is not None else down, use)
 
@@ -168,7 +168,7 @@ class _Open:
     def __init__(self, policy: Policy, limits: HostLimits) -> None:
         self._resolver = Resolver(DirectLookup(policy.name_servers) if policy.name_servers else SystemLookup())
         self._session = _session(policy, self._resolver)
-        self.turns = Turns(policy.concurrency, limits)
+        self.turns = Turns(policy.concurrency, limits, policy.max_host_failures)
         self.fetcher = Fetcher(self._session, policy)
 
     async def close(self) -> None:

@@ -21,7 +21,7 @@ class Code(StrEnum):
     TIMEOUT = "timeout"  # the deadline passed, or no answer came
     TOO_SLOW = "too_slow"  # the body came more slowly than low_speed_limit
     BAD_RESPONSE = "bad_response"  # the answer is not HTTP as the client understands it
-    HOST_DOWN = "host_down"  # its host had failed too often in a row; not asked for
+    HOST_DOWN = "host_down"  # max_host_failures: its host failed too often in a row; not asked for
     HTTP_3XX = "http_3xx"  # a redirect that leads nowhere, or 304
     HTTP_404 = "http_404"
     HTTP_429 = "http_429"

@@ -57,6 +57,7 @@ class Policy:
     name_servers: tuple[str, ...] = ()  # asked directly; none: as the system looks names up
     host_concurrency: int | None = 32  # connections to one host, of all workers of this machine
     host_rate: float | None = None  # requests a second to one host, of all workers
+    max_host_failures: int | None = None  # URLs in a row from which a host's others are given up
     robots_txt: bool = False
     environment_proxies: bool = False
 

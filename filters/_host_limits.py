@@ -2,8 +2,9 @@
 
 No process is in charge.  A connection is a lock on one byte of a file, which the kernel takes back when its
 process dies however it dies; the next moment at which a host may be asked is a number in another file, read and
-written under a lock.  Both lie in a folder of the user's own in the temporary directory, so that the limits hold
-for all runs of this user on this machine together.  Two hosts in 2**20 may share a number, which only slows them.
+written under a lock.  Both lie in a folder of the user's own in the temporary directory, or in the one that
+``PAIRSIEVE_HOSTS`` names: the limits hold for all runs of this machine that have the same folder.  It must lie on a
+disk of the machine: a number is a moment of its clock.  Two hosts in 2**20 may share one, which only slows them.
 On a Ray cluster each node takes its share of a limit, see ``shared``.  Costs 10 µs a request.
 """
 
@@ -21,6 +22,8 @@ import xxhash
 
 from pairsieve.schemas.errors import UserError
 
+FOLDER = "PAIRSIEVE_HOSTS"
+"""Environment variable that names the folder."""
 MOST = 4096
 """Connections to one host that can be told apart."""
 _PLACES = 2**20
@@ -37,7 +40,7 @@ class HostLimits:
     """What this process may ask of which host, given all others."""
 
     def __init__(self, connections: int | None, requests_a_second: float | None, folder: Path | None = None) -> None:
-        """Open the files; raises ``UserError`` where somebody else owns the folder."""
+        """Open the files; raises ``UserError`` where the folder cannot be had, or others may write there."""
         self._connections = connections
         self._interval = 1 / requests_a_second if requests_a_second else 0.0
         folder = folder or _own_folder()
@@ -136,11 +139,15 @@ def _nodes() -> int:
 
 def _own_folder() -> Path:
     """A folder that nobody else can write to: locks in a shared one could be held by anybody."""
-    folder = Path(tempfile.gettempdir()) / f"pairsieve-hosts-{os.getuid()}"
-    folder.mkdir(mode=0o700, exist_ok=True)
-    found = folder.lstat()
-    if found.st_uid != os.getuid() or found.st_mode & 0o022 or not folder.is_dir() or folder.is_symlink():
-        raise UserError(f"{folder}: others may write there; remove it, or set TMPDIR to a directory of your own")
+    named = os.environ.get(FOLDER)
+    folder = Path(named or Path(tempfile.gettempdir()) / f"pairsieve-hosts-{os.getuid()}")
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        found = folder.lstat()
+    except OSError as error:
+        raise UserError(f"{folder}: {error.strerror}; name a folder for the limits of hosts in {FOLDER}") from None
+    if found.st_uid != os.getuid() or found.st_mode & 0o022 or folder.is_symlink():
+        raise UserError(f"{folder}: others may write there; remove it, or name a folder of your own in {FOLDER}")
     return folder
 
 

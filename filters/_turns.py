@@ -12,7 +12,7 @@ from pairsieve.filters._host_limits import HostLimits
 
 LONGEST_NAP = 0.25
 SILENCES = 100
-"""URLs in a row of which a host gave nothing before it counts as down."""
+"""URLs in a row of which a host gave nothing from which its others are left, where they may be."""
 DOWN_FOR = 600.0
 """Seconds after which one URL of such a host is asked for again."""
 
@@ -22,7 +22,7 @@ class LeftError(Exception):
 
 
 class HostDownError(Exception):
-    """The host has failed so often that its URLs are not asked for."""
+    """The host has failed so often in a row that its URLs are not asked for, or not now."""
 
 
 class Places:
@@ -60,25 +60,46 @@ class _Line:
         self.members = 0
 
 
-class Turns:
-    """Lets URLs in."""
+class _Silences:
+    """How many URLs in a row each host gave nothing of, as far as this worker knows, and when that was."""
 
-    def __init__(self, places: int, limits: HostLimits) -> None:
-        self.places = Places(places)
-        self.limits = limits
-        self._lines: dict[str, _Line] = {}
-        self._silent: dict[str, tuple[int, float]] = {}
+    def __init__(self) -> None:
+        self._hosts: dict[str, tuple[int, float]] = {}
 
     def note(self, host: str, is_silent: bool) -> None:
-        """What came of a URL: without this a host that hangs would hold the last pass for as many time-outs."""
-        if not is_silent:
-            self._silent.pop(host, None)
-            return
-        count = self._silent.get(host, (0, 0.0))[0] + 1
-        self._silent[host] = (count, _now() + DOWN_FOR if count >= SILENCES else 0.0)
+        """What came of a URL."""
+        if is_silent:
+            self._hosts[host] = (self._hosts.get(host, (0, 0.0))[0] + 1, _now())
+        else:
+            self._hosts.pop(host, None)
+
+    def is_down(self, host: str, most: int) -> bool:
+        """Whether it was so for ``most`` URLs and not long ago."""
+        count, when = self._hosts.get(host, (0, 0.0))
+        return count >= most and _now() < when + DOWN_FOR
+
+
+class Turns:
+    """Lets URLs in; ``silences``: the URLs in a row of which a host may give nothing before it is given up."""
+
+    def __init__(self, places: int, limits: HostLimits, silences: int | None = None) -> None:
+        self.places = Places(places)
+        self.limits = limits
+        self._most = silences
+        self._lines: dict[str, _Line] = {}
+        self._silences = _Silences()
+
+    def note(self, host: str, is_silent: bool) -> None:
+        """What came of a URL."""
+        self._silences.note(host, is_silent)
+
+    def _is_down(self, host: str, may_leave: bool) -> bool:
+        """To leave a URL for later changes nothing of it; to give it up depends on which were asked for before."""
+        most = self._most or (SILENCES if may_leave else None)
+        return most is not None and self._silences.is_down(host, most)
 
     async def enter(self, host: str, patience: float | None) -> "Turn":
-        """Wait for a place and for the host.
+        """Wait for a place and for the host; without ``patience`` for as long as it takes.
 
         Raises ``LeftError`` where the host alone takes more than ``patience``, ``HostDownError`` where it is down.
         """
@@ -88,7 +109,7 @@ class Turns:
         try:
             async with line.lock:
                 while True:
-                    if self._silent and self._silent.get(host, (0, 0.0))[1] > _now():
+                    if self._is_down(host, patience is not None):
                         raise HostDownError
                     await self.places.take()
                     wait = self.limits.enter(host)

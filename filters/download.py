@@ -1,13 +1,9 @@
 """Download images, resize them, and record what became of every URL."""
 
-import ipaddress
 import re
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future
-from functools import partial
+from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
-from typing import Annotated, ClassVar, Self, TypeAlias
+from typing import Annotated, ClassVar, Self
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -23,39 +19,24 @@ from pydantic import (
 )
 
 from pairsieve.filters import _area
-from pairsieve.filters._client import LEFT as LEFT_URL
 from pairsieve.filters._client import Client
 from pairsieve.filters._codes import Code
 from pairsieve.filters._decode_memory import DecodeMemory
+from pairsieve.filters._download_batches import Batches, Columns, use
+from pairsieve.filters._download_checks import are_boxes, is_text, name_server, network
 from pairsieve.filters._download_names import ELSEWHERE
-from pairsieve.filters._download_rows import LEFT_ROW, HashName, Maker, Outcome, Wish, boxes_of
-from pairsieve.filters._fetch import Fetched, Policy
+from pairsieve.filters._download_rows import HashName, Maker, Outcome, Wish
+from pairsieve.filters._fetch import Policy
 from pairsieve.filters._host_limits import MOST as MOST_CONNECTIONS
 from pairsieve.filters._host_tally import HostTally, by_code
 from pairsieve.filters._images import MAX_PIXELS
 from pairsieve.filters._resize import EncodeFormat, Interpolation, ResizeMode, Resizer
-from pairsieve.filters.base import LEFT, Filter, Resources, Runtime, Threshold, UnknownColumnError
+from pairsieve.filters.base import Filter, Resources, Runtime, Threshold, UnknownColumnError
 
 _BINARY_END = 2**31  # bytes that a pa.binary() array cannot hold
-AHEAD = 2
-"""Batches that are fetched while the slowest URLs of the one before them end."""
 _CONTACT = re.compile(r"https?://\S|[^\s@]+@[^\s@]+\.")
 MANY_DNS_FAILURES = 0.05
 """Share of URLs without an address from which the look-up is to blame, not the list."""
-
-
-def _name_server(text: str) -> str:
-    """Check a name server: an IP address, perhaps with a port."""
-    host, _, port = text.rpartition(":") if text.count(":") == 1 else (text, "", "")
-    ipaddress.ip_address(host or text)
-    if port and not (port.isdigit() and 0 < int(port) < 65536):
-        raise ValueError(f"{text!r}: the port is no number from 1 to 65535")
-    return text
-
-
-def _network(text: str) -> str:
-    """Check a CIDR network; ``ipaddress`` words the error."""
-    return str(ipaddress.ip_network(text))
 
 
 class Download(Filter):
@@ -147,8 +128,13 @@ class Download(Filter):
     host_rate: Runtime[PositiveFloat | None] = Field(
         None, description="requests a second to one host, of all workers of a machine"
     )
+    max_host_failures: Runtime[PositiveInt | None] = Field(
+        None,
+        description="time-outs, failed connections and 429 in a row after which a worker asks for no more URLs of the "
+        "host: host_down; which ones these are depends on the order; null asks for every URL",
+    )
     robots_txt: bool = Field(False, description="ask each site's robots.txt first")
-    name_servers: Runtime[tuple[Annotated[str, AfterValidator(_name_server)], ...]] = Field(
+    name_servers: Runtime[tuple[Annotated[str, AfterValidator(name_server)], ...]] = Field(
         (), description="DNS servers to ask, as 127.0.0.1 or 127.0.0.1:5353; []: as the system does"
     )
     environment_proxies: Runtime[bool] = Field(
@@ -177,7 +163,7 @@ class Download(Filter):
         ("noai", "noimageai", "noml", "noindex", "noimageindex"),
         description="X-Robots-Tag directives that rule an image out; [] ignores the header",
     )
-    allow_addresses: tuple[Annotated[str, AfterValidator(_network)], ...] = Field(
+    allow_addresses: tuple[Annotated[str, AfterValidator(network)], ...] = Field(
         (), description="networks (CIDR) that may be reached although they are not public, e.g. 10.1.0.0/16"
     )
     min_image_size: Threshold[NonNegativeInt] = Field(0, description="smallest shortest side of the original")
@@ -229,6 +215,7 @@ class Download(Filter):
             name_servers=self.name_servers,
             host_concurrency=self.host_concurrency,
             host_rate=self.host_rate,
+            max_host_failures=self.max_host_failures,
             robots_txt=self.robots_txt,
             environment_proxies=self.environment_proxies,
         )
@@ -270,9 +257,9 @@ class Download(Filter):
         for name in self.inputs(available):
             if name not in available:
                 raise UnknownColumnError(name, available)
-        if self.verify_hash and not _is_text(kind := available[self.verify_hash[0]]):
+        if self.verify_hash and not is_text(kind := available[self.verify_hash[0]]):
             raise ValueError(f"verify_hash: column {self.verify_hash[0]!r} is {kind}, not hexadecimal texts")
-        if self.bbox_col is not None and not _are_boxes(available[self.bbox_col]):
+        if self.bbox_col is not None and not are_boxes(available[self.bbox_col]):
             raise ValueError(
                 f"bbox_col: column {self.bbox_col!r} is {available[self.bbox_col]}, not lists of boxes of four numbers"
             )
@@ -311,11 +298,7 @@ class Download(Filter):
             self._client = None
 
     def _new_client(self) -> Client[list[Outcome]]:
-        return Client(self.policy, partial(self._use(), (Wish(),)), self.threads)
-
-    def _use(self) -> Callable[[Sequence[Wish], Fetched], list[Outcome]]:
-        """What is made of a URL's outcome, given what is wished of it."""
-        return partial(_outcomes, maker=self.maker, tally=self._tally or HostTally())
+        return Client(self.policy, use(self.maker, HostTally(), (Wish(),)), self.threads)
 
     def score(self, pairs: pa.RecordBatch) -> dict[str, pa.Array]:
         return next(self.score_all(iter([pairs])))
@@ -327,44 +310,14 @@ class Download(Filter):
         return self._measured(batches, self.patience)
 
     def _measured(self, batches: Iterator[pa.RecordBatch], patience: float | None) -> Iterator[dict[str, pa.Array]]:
-        """Fetch batch after batch, some batches ahead of the one that is given back."""
-        client, use = self._client or self._new_client(), self._use()
-        under_way = deque[tuple[Sequence[_Key], Future[list[list[Outcome]]]]]()
+        client = self._client or self._new_client()
+        verified = self.verify_hash[0] if self.verify_hash else None
+        columns = Columns(self.bbox_col, verified, self.outputs({}), self.compute_hash)
         try:
-            for pairs in batches:
-                keys = self._keys(pairs)
-                wishes = _by_url(keys)
-                uses = [partial(use, some) for some in wishes.values()]
-                under_way.append((keys, client.begin(list(wishes), patience, uses)))
-                if len(under_way) > AHEAD:
-                    yield self._columns(*under_way.popleft(), patience is not None)
-            while under_way:
-                yield self._columns(*under_way.popleft(), patience is not None)
+            yield from Batches(client, columns, self.maker, self._tally or HostTally()).measured(batches, patience)
         finally:
             if self._client is None:
                 client.close()
-
-    def _keys(self, pairs: pa.RecordBatch) -> "list[_Key]":
-        """What is asked for each row: its URL, and what is wished of it."""
-        urls = pairs["url"].to_pylist()
-        boxes = [boxes_of(value) for value in pairs[self.bbox_col].to_pylist()] if self.bbox_col else [()] * len(urls)
-        digests = pairs[self.verify_hash[0]].to_pylist() if self.verify_hash else [None] * len(urls)
-        digests = [None if digest is None else digest.strip().lower() for digest in digests]
-        wishes = map(Wish, boxes, digests)
-        return list(zip(urls, wishes, strict=True))
-
-    def _columns(
-        self, keys: "Sequence[_Key]", found: Future[list[list[Outcome]]], may_leave: bool
-    ) -> dict[str, pa.Array]:
-        """What is written of a batch, once its last URL has ended."""
-        wishes = _by_url(keys)
-        made = zip(wishes.items(), found.result(), strict=True)
-        outcomes = {(url, wish): row for (url, some), rows in made for wish, row in zip(some, rows, strict=True)}
-        rows = [outcomes[key] for key in keys]
-        named = {name: "digest" if name == self.compute_hash else name for name in self.outputs({})}
-        kinds = self.outputs({})
-        columns = {name: pa.array([getattr(r, own) for r in rows], kinds[name]) for name, own in named.items()}
-        return columns | {LEFT: pa.array([row is LEFT_ROW for row in rows], pa.bool_())} if may_leave else columns
 
     def facts(self) -> pa.Table | None:
         return None if self._tally is None else self._tally.take()
@@ -397,39 +350,3 @@ class Download(Filter):
         ]
         failed, reasons = zip(*tests, strict=True)
         return pc.case_when(pc.make_struct(*failed), *reasons).cast(pa.string())
-
-
-_Key: TypeAlias = tuple[str | None, Wish]
-
-
-def _by_url(keys: Sequence[_Key]) -> dict[str | None, list[Wish]]:
-    """Each URL once, with all that is wished of it."""
-    found: dict[str | None, dict[Wish, None]] = {}
-    for url, wish in keys:
-        found.setdefault(url, {})[wish] = None
-    return {url: list(wishes) for url, wishes in found.items()}
-
-
-def _outcomes(wishes: Sequence[Wish], fetched: Fetched, *, maker: Maker, tally: HostTally) -> list[Outcome]:
-    """The row of one URL for each wish, counted once; never raises."""
-    if fetched is LEFT_URL:
-        return [LEFT_ROW] * len(wishes)
-    rows = [maker.row(fetched, wish) for wish in wishes]
-    size = len(fetched.body or b"")
-    tally.add(fetched.host, rows[0].download_code, fetched.requests, size, fetched.seconds)
-    return rows
-
-
-def _is_text(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
-
-
-def _are_boxes(kind: pa.DataType) -> bool:
-    """Whether a column holds lists of lists of numbers."""
-    inner = kind.value_type if _is_list(kind) else None
-    number = inner.value_type if inner is not None and _is_list(inner) else None
-    return number is not None and bool(pa.types.is_floating(number) or pa.types.is_integer(number))
-
-
-def _is_list(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind))

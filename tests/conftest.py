@@ -1,12 +1,15 @@
 """Settings of all tests, and the object store that some share."""
 
 import os
+import shutil
 import signal
+import tempfile
 from collections.abc import Iterator
 
 import pytest
 from hypothesis import settings
 
+from pairsieve.filters._host_limits import FOLDER
 from tests.s3 import Faults, S3Server, serve
 
 # Other work on the machine must not fail a property; in CI the same examples run every time.
@@ -14,9 +17,16 @@ settings.register_profile("pairsieve", deadline=None, derandomize="CI" in os.env
 settings.load_profile("pairsieve")
 
 
-def pytest_configure() -> None:
-    """A suite that a shell started in the background ignores Ctrl-C; the runs under test must not inherit that."""
+def pytest_configure(config: pytest.Config) -> None:
+    """What tests and the runs that they start inherit.
+
+    A suite that a shell started in the background ignores Ctrl-C; and limits of hosts, which all runs of a user
+    share, would let tests of other processes hold connections to the loopback that a test counts.
+    """
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    folder = tempfile.mkdtemp(prefix="pairsieve-tests-hosts-")
+    os.environ[FOLDER] = folder
+    config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
 
 
 @pytest.fixture(scope="session")

@@ -187,6 +187,7 @@ def test_thresholds_and_speed_are_no_part_of_the_fingerprint() -> None:
         "name_servers",
         "host_concurrency",
         "host_rate",
+        "max_host_failures",
     }
     patience = {"timeout", "patience", "low_speed_limit", "low_speed_time", "retries"}
     free = thresholds | speed | patience | {"environment_proxies"}

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from pairsieve.filters._client import LEFT, Client, fetch_all
 from pairsieve.filters._codes import Code
 from pairsieve.filters._fetch import Policy
-from pairsieve.filters._host_limits import HostLimits, shared
+from pairsieve.filters._host_limits import FOLDER, HostLimits, shared
 from pairsieve.filters._turns import Held, HostDownError, LeftError, Memory, Turns
 from pairsieve.schemas.errors import UserError
 from tests.support_web import HOSTS, Site, serving
@@ -38,8 +38,7 @@ def site() -> Iterator[Site]:
 @pytest.fixture(autouse=True)
 def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Limits of a test are its own."""
-    monkeypatch.setenv("TMPDIR", str(tmp_path))
-    monkeypatch.setattr("tempfile.tempdir", None)
+    monkeypatch.setenv(FOLDER, str(tmp_path / "hosts"))
     yield
     monkeypatch.undo()
 
@@ -122,11 +121,38 @@ def test_whatever_the_file_holds_nobody_waits_for_long(content: bytes) -> None:
 
 def test_a_folder_of_others_is_refused(tmp_path: Path) -> None:
     """Locks in a place where others write could be held by anybody."""
-    folder = tmp_path / f"pairsieve-hosts-{os.getuid()}"
+    folder = tmp_path / "hosts"
     folder.mkdir()
     folder.chmod(0o777)
-    with pytest.raises(UserError, match="others may write there"):
+    with pytest.raises(UserError, match=f"{folder}: others may write there.*{FOLDER}"):
         HostLimits(1, None)
+
+
+def test_a_folder_that_cannot_be_is_one_line(tmp_path: Path) -> None:
+    """A file in its place is told, with the variable to change."""
+    (tmp_path / "hosts").write_bytes(b"")
+    with pytest.raises(UserError, match=f"hosts: File exists; .*{FOLDER}"):
+        HostLimits(1, None)
+
+
+def test_without_the_variable_limits_lie_in_the_temporary_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A folder of the user's own, so that all runs of a machine share it."""
+    monkeypatch.delenv(FOLDER)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    HostLimits(1, None).close()
+    assert (tmp_path / f"pairsieve-hosts-{os.getuid()}" / "connections").exists()
+
+
+def test_limits_of_two_folders_are_two(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who names another folder shares no host with anybody."""
+    one = HostLimits(1, None)
+    monkeypatch.setenv(FOLDER, str(tmp_path / "others"))
+    other = HostLimits(1, None)
+    assert one.enter("a") == other.enter("a") == 0
+    one.close()
+    other.close()
 
 
 def test_the_whole_limit_is_this_machines_without_ray() -> None:
@@ -134,18 +160,16 @@ def test_the_whole_limit_is_this_machines_without_ray() -> None:
     assert shared(32, 10.0) == (32, 10.0)
 
 
-def _fetch_some(base: str, count: int, folder: str) -> None:
-    os.environ["TMPDIR"] = folder
+def _fetch_some(base: str, count: int) -> None:
     codes = fetch_all([f"{base}{i}" for i in range(count)], replace(POLICY, host_concurrency=3))
     assert all(found.code is Code.SUCCESS for found in codes)
 
 
-def test_connections_hold_across_workers(site: Site, tmp_path: Path) -> None:
+def test_connections_hold_across_workers(site: Site) -> None:
     """Two processes with room for hundreds ask a host three times at once, and no more."""
     site.most.clear()
     context = multiprocessing.get_context("spawn")
-    args = (site.url("/slow/0.05/"), 30, str(tmp_path))
-    workers = [context.Process(target=_fetch_some, args=args) for _ in range(2)]
+    workers = [context.Process(target=_fetch_some, args=(site.url("/slow/0.05/"), 30)) for _ in range(2)]
     for worker in workers:
         worker.start()
     for worker in workers:
@@ -206,17 +230,27 @@ def test_retry_after_is_the_hosts(site: Site) -> None:
     assert 0.9 < second - first < 3
 
 
-def test_a_host_that_gives_nothing_is_not_waited_for(site: Site) -> None:
-    """After a hundred silent URLs the rest are not asked for; other hosts are; with patience they are left."""
+def test_a_host_that_gives_nothing_is_given_up_on_request(site: Site) -> None:
+    """After ``max_host_failures`` silent URLs the rest are not asked for; other hosts are."""
     urls = [site.url(f"/reset/{i}", HOSTS[2]) for i in range(150)]
     site.hits.clear()
-    with Client(replace(POLICY, host_concurrency=4), lambda fetched: fetched) as client:
+    policy = replace(POLICY, host_concurrency=4, max_host_failures=100)
+    with Client(policy, lambda fetched: fetched) as client:
         codes = Counter(found.code for found in client.begin(urls).result())
         assert 40 <= codes[Code.HOST_DOWN] <= 50
         assert codes[Code.CONNECTION_FAILED] == site.hits.total() == 150 - codes[Code.HOST_DOWN]
         again = client.begin([site.url("/ok/1", HOSTS[2]), site.url("/ok/1")]).result()
         assert [found.code for found in again] == [Code.HOST_DOWN, Code.SUCCESS]
-        assert client.begin([site.url("/ok/1", HOSTS[2])], 1.0).result() == [LEFT]
+
+
+def test_no_url_is_given_up_for_what_became_of_others(site: Site) -> None:
+    """Of a host that gives nothing URLs are left while that is possible, and then each is asked for."""
+    urls = [site.url(f"/reset/{i}", HOSTS[2]) for i in range(150)]
+    good = site.url("/ok/1", HOSTS[2])
+    with Client(POLICY, lambda fetched: fetched) as client:
+        assert {found.code for found in client.begin(urls).result()} == {Code.CONNECTION_FAILED}
+        assert client.begin([good], 1.0).result() == [LEFT]
+        assert client.begin([good]).result()[0].code is Code.SUCCESS
 
 
 def test_one_answer_makes_a_host_alive(tmp_path: Path) -> None:
@@ -224,7 +258,7 @@ def test_one_answer_makes_a_host_alive(tmp_path: Path) -> None:
 
     async def scene() -> None:
         limits = HostLimits(None, None, tmp_path)
-        turns = Turns(10, limits)
+        turns = Turns(10, limits, 100)
         for is_silent in [True] * 99 + [False] + [True] * 99:
             turns.note("a", is_silent)
         with await turns.enter("a", None):

@@ -72,6 +72,34 @@ def test_the_outcome_is_not_the_workers(site: Site, tmp_path: Path, workers: int
 
 
 @pytest.fixture(scope="module")
+def half_dead(site: Site, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], Path]:
+    """A host of which 120 URLs in a row are reset before 40 that come; and a run of it by one worker."""
+    folder = tmp_path_factory.mktemp("half-dead")
+    urls = [site.url(f"/reset/{i}" if i < 120 else f"/ok/{i}", HOSTS[2]) for i in range(160)]
+    data = recipe(url_list(folder, urls), 20, timeout=5, concurrency=1)
+    run(data, folder / "run", workers=1, engine="local")
+    return data, folder / "run"
+
+
+def test_what_became_of_others_decides_nothing(half_dead: tuple[dict[str, Any], Path]) -> None:
+    """After a hundred resets in a row the URLs of the host that would come do come."""
+    codes = [row["download_code"] for row in scores(half_dead[1])]
+    assert codes == ["connection_failed"] * 120 + ["success"] * 40
+    assert any(".1." in name for name in files(half_dead[1])), "nothing was left: the test tells nothing"
+
+
+def test_a_host_that_fails_is_the_same_for_all_numbers_of_workers(
+    half_dead: tuple[dict[str, Any], Path], tmp_path: Path
+) -> None:
+    """Three workers, of which none has seen a hundred failures: the same verdicts and dataset as of one."""
+    data, one = half_dead
+    run(data, tmp_path / "three", workers=3, engine="local")
+    for folder in ("verdicts", "dataset"):
+        assert files(tmp_path / "three", folder) == files(one, folder)
+    assert facts(tmp_path / "three") == facts(one)
+
+
+@pytest.fixture(scope="module")
 def reference(site: Site, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], Path]:
     """A recipe, and an uninterrupted run of it."""
     folder = tmp_path_factory.mktemp("reference")
