@@ -32,6 +32,7 @@ def _contrast(one: str, other: str) -> float:
 @pytest.mark.parametrize("scheme", SCHEMES)
 @pytest.mark.parametrize("ground", GROUNDS)
 def test_every_text_colour_reads_on_every_ground(scheme: str, ground: str) -> None:
+    """4.5:1, as AA asks of text."""
     colours = _colours(scheme)
     assert min(_contrast(colours[text], colours[ground]) for text in TEXTS) >= 4.5
 
@@ -39,12 +40,14 @@ def test_every_text_colour_reads_on_every_ground(scheme: str, ground: str) -> No
 @pytest.mark.parametrize("scheme", SCHEMES)
 @pytest.mark.parametrize("ground", GROUNDS)
 def test_every_mark_is_seen_on_every_ground(scheme: str, ground: str) -> None:
+    """3:1, as AA asks of what is no text."""
     colours = _colours(scheme)
     assert min(_contrast(colours[mark], colours[ground]) for mark in MARKS) >= 3
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_text_reads_on_tinted_grounds_and_buttons(scheme: str) -> None:
+    """4.5:1 there too."""
     colours = _colours(scheme)
     pairs = [(text, f"{tint}-soft") for text in ("ink", "quiet") for tint in ("kept", "lost", "mark")]
     pairs += [("kept", "kept-soft"), ("lost", "lost-soft"), ("on-link", "link")]
