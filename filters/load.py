@@ -7,15 +7,10 @@ from inspect import isabstract
 from pathlib import Path
 from typing import TypeGuard
 
+from pairsieve.filters._names import names
 from pairsieve.filters.base import AnyFilter, Filter, GroupFilter, PoolFilter
 
-_NOT_FILTERS = {"base", "load"}
-
-
-def names() -> list[str]:
-    """Every filter that ships with pairsieve, by file name."""
-    files = Path(__file__).parent.glob("*.py")
-    return sorted(f.stem for f in files if not f.stem.startswith("_") and f.stem not in _NOT_FILTERS)
+__all__ = ["describe", "load", "names", "short_name"]
 
 
 def load(name: str) -> type[AnyFilter]:

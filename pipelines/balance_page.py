@@ -1,5 +1,7 @@
 """The balance of a run, or what it would be, as text."""
 
+from dataclasses import dataclass
+
 import numpy as np
 from rich.console import RenderableType
 from rich.table import Table
@@ -30,20 +32,46 @@ def _parts(of: Counts, choice: Choice) -> Table:
     return table
 
 
-def _entries(of: Counts, choice: Choice, top: int) -> Table:
-    """The most frequent entries: counts before, the probability, and after a run."""
+@dataclass(frozen=True)
+class Entry:
+    """An entry at a t: pairs that match it, the chance of each, those a run kept (None where this t is no run's)."""
+
+    name: str
+    language: str | None
+    pairs: int
+    probability: float
+    kept: int | None
+
+
+def most_frequent(of: Counts, choice: Choice, top: int) -> list[Entry]:
+    """The most frequent entries, the first first."""
     order = np.argsort(-of.counts, kind="stable")[:top]
     is_run = of.kept is not None and choice.t == of.settled.get("t")
-    table = Table(title=f"the {len(order):,} most frequent")
+    chances = maths.probabilities(of.counts, choice.ts)
+    return [
+        Entry(
+            name=str(of.names[int(i)].as_py()) if of.names is not None else f"#{i}",
+            language=str(of.languages[int(i)].as_py()) if of.reference and of.languages is not None else None,
+            pairs=int(of.counts[i]),
+            probability=float(chances[i]),
+            kept=int(of.kept[i]) if is_run and of.kept is not None else None,
+        )
+        for i in order
+    ]
+
+
+def _entries(of: Counts, choice: Choice, top: int) -> Table:
+    """The most frequent entries: counts before, the probability, and after a run."""
+    found = most_frequent(of, choice, top)
+    is_run = found[0].kept is not None
+    table = Table(title=f"the {len(found):,} most frequent")
     columns = ["entry", *(["language"] if of.reference else []), "pairs", "probability", *(["kept"] if is_run else [])]
     for name in columns:
         table.add_column(name, justify="left" if name in ("entry", "language") else "right", overflow="fold")
-    chances = maths.probabilities(of.counts, choice.ts)
-    for i in order:
-        name = str(of.names[int(i)].as_py()) if of.names is not None else f"#{i}"
-        row = [name, *([str(of.languages[int(i)].as_py())] if of.reference and of.languages is not None else [])]
-        row += [f"{of.counts[i]:,}", f"{chances[i]:.3g}"]
-        row += [f"{of.kept[i]:,}"] if is_run and of.kept is not None else []
+    for entry in found:
+        row = [entry.name, *([str(entry.language)] if of.reference else [])]
+        row += [f"{entry.pairs:,}", f"{entry.probability:.3g}"]
+        row += [] if entry.kept is None else [f"{entry.kept:,}"]
         table.add_row(*cells(*row))
     return table
 

@@ -1,17 +1,24 @@
 """The commands ``pairsieve captions ...``."""
 
-import json
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from pairsieve.pipelines import cli_complete as complete
+from pairsieve.pipelines.cli_options import DEVICES, JsonOption, chosen, one_of
+from pairsieve.pipelines.cli_output import emit
 from pairsieve.schemas.errors import UserError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from rich.console import RenderableType
+
     from pairsieve.pipelines.captions import Items, Scores
     from pairsieve.pipelines.captions_read import Captions
 
 captions = typer.Typer(help="Judge captions.", no_args_is_help=True, add_completion=False, rich_markup_mode=None)
+TOKENIZERS = ("ptb", "none")
 
 
 @captions.callback()
@@ -23,7 +30,9 @@ def _captions() -> None:
 def score(
     hypotheses: Annotated[str | None, typer.Argument(help="captions: COCO results, .json, .jsonl, .parquet")] = None,
     references: Annotated[str | None, typer.Argument(help="references: COCO captions, .json, .jsonl, .parquet")] = None,
-    run: Annotated[str | None, typer.Option("--run", help="score a column of a finished run instead")] = None,
+    run: Annotated[
+        str | None, typer.Option("--run", help="score a column of a finished run instead", autocompletion=complete.runs)
+    ] = None,
     caption: Annotated[str, typer.Option(help="with --run: the column of captions")] = "caption",
     reference: Annotated[str, typer.Option(help="with --run: the column that they are compared with")] = "text",
     where: Annotated[str | None, typer.Option(help="with --run: SQL over the view scores")] = None,
@@ -31,34 +40,36 @@ def score(
     metrics: Annotated[
         str | None, typer.Option(help="bleu,rouge_l,meteor,cider,sacrebleu; default: all but sacrebleu")
     ] = None,
-    tokenizer: Annotated[str, typer.Option(help="ptb (COCO's, needs Java) or none: texts are words already")] = "ptb",
+    tokenizer: Annotated[
+        str,
+        typer.Option(
+            help="ptb (COCO's, needs Java) or none: texts are words already",
+            autocompletion=complete.one_of(*TOKENIZERS),
+        ),
+    ] = "ptb",
     clip_model: Annotated[str | None, typer.Option(help="CLIP model: CLIPScore and RefCLIPScore too")] = None,
     clip_pretrained: Annotated[str | None, typer.Option(help="its open_clip tag or weights file")] = None,
     images: Annotated[str | None, typer.Option(help="folder of the images, for CLIPScore")] = None,
-    device: Annotated[str, typer.Option(help="of the CLIP model: auto, cpu or cuda")] = "auto",
+    device: Annotated[str, one_of(values=DEVICES, what="of the CLIP model")] = "auto",
     out: Annotated[str | None, typer.Option(help="write the scores of each item here, as Parquet")] = None,
-    json_: Annotated[bool, typer.Option("--json", help="one JSON object instead of a table")] = False,
+    json_: JsonOption = False,
 ) -> None:
     """Score captions by BLEU, ROUGE-L, METEOR, CIDEr and CLIPScore."""
     from pairsieve.pipelines.captions import matched, summary
     from pairsieve.pipelines.captions import score as score_texts
 
-    chosen = _metrics(metrics)
-    if tokenizer not in ("ptb", "none"):
-        raise UserError(f"--tokenizer {tokenizer}: there are ptb, none")
+    wanted = _metrics(metrics)
+    words = chosen("--tokenizer", tokenizer, TOKENIZERS)
     if images is not None and clip_model is None:
         raise UserError("--images goes with --clip-model, such as --clip-model ViT-B-32 --clip-pretrained openai")
     items = matched(*_texts(hypotheses, references, run, caption, reference, where), number)
     clip = _clip(clip_model, clip_pretrained, device) if clip_model is not None else None
-    found = score_texts(items, chosen, "none" if tokenizer == "none" else "ptb")
+    found = score_texts(items, wanted, words)
     if clip is not None:
         _add_clip(found, items, clip, images, run)
     if out is not None:
         _save(out, items, found)
-    if json_:
-        print(json.dumps(summary(found, items), indent=2, ensure_ascii=False))
-    else:
-        _show(items, found)
+    emit(json_, lambda: summary(found, items), lambda: _page(items, found))
 
 
 def _metrics(names: str | None) -> list[str] | None:
@@ -66,13 +77,13 @@ def _metrics(names: str | None) -> list[str] | None:
 
     if names is None:
         return None
-    chosen = list(dict.fromkeys(name.strip().lower() for name in names.split(",") if name.strip()))
-    for name in chosen:
+    wanted = list(dict.fromkeys(name.strip().lower() for name in names.split(",") if name.strip()))
+    for name in wanted:
         if name == "spice":
             raise UserError("--metrics spice: not offered, its package downloads programs when first used")
         if name not in TEXT_METRICS:
             raise UserError(f"--metrics {name}: there are {', '.join(TEXT_METRICS)}; CLIPScore comes with --clip-model")
-    return chosen
+    return wanted
 
 
 def _texts(
@@ -98,10 +109,8 @@ def _clip(model: str, pretrained: str | None, device: str) -> Any:
 
     from pairsieve.filters._clip_model import ClipModel
 
-    if device not in ("auto", "cpu", "cuda"):
-        raise UserError(f"--device {device}: there are auto, cpu, cuda")
     try:
-        made = ClipModel(model=model, pretrained=pretrained, device=device)
+        made = ClipModel(model=model, pretrained=pretrained, device=chosen("--device", device, DEVICES))
         made.check_model()
     except ValidationError as error:
         raise UserError(f"--clip-model {model}: {error.errors()[0]['msg']}") from None
@@ -135,19 +144,16 @@ def _save(out: str, items: "Items", found: "Scores") -> None:
         raise UserError(f"--out {out}: {error.strerror or error}") from None
 
 
-def _show(items: "Items", found: "Scores") -> None:
+def _page(items: "Items", found: "Scores") -> "Iterator[RenderableType]":
     from rich.table import Table
-
-    from pairsieve.pipelines import cli
 
     table = Table()
     table.add_column("metric")
     table.add_column("score", justify="right")
     for name, value in found.whole.items():
         table.add_row(name, f"{value:.4f}" if name != "sacrebleu" else f"{value:.2f}")
-    console = cli._console()
-    console.print(table, markup=False)
+    yield table
     lines = [f"{len(items.ids):,} items", f"{items.empty:,} of them with an empty caption" if items.empty else ""]
     lines += [f"{items.unanswered:,} references without a caption" if items.unanswered else ""]
     lines += [f"{items.unknown:,} captions without a reference" if items.unknown else "", *found.notes]
-    console.print("; ".join(line for line in lines if line), soft_wrap=True, markup=False)
+    yield "; ".join(line for line in lines if line)

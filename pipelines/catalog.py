@@ -16,6 +16,8 @@ import pyarrow as pa
 
 from pairsieve.pipelines import facts
 from pairsieve.pipelines.catalog_clusters import bring_up_to_date, clusters_view
+from pairsieve.pipelines.near import CATALOG as CATALOG
+from pairsieve.pipelines.near import no_run
 from pairsieve.pipelines.sql import quote, text
 from pairsieve.pipelines.store import Store, filesystem, is_local
 from pairsieve.schemas import columns
@@ -24,8 +26,6 @@ from pairsieve.schemas.errors import QueryError, UserError
 if TYPE_CHECKING:  # a query needs no filters, which cost half a second to import
     from pairsieve.pipelines.plan import Plan
     from pairsieve.pipelines.pools import Pool, PoolShard
-
-CATALOG = "catalog.duckdb"
 
 
 def write_catalog(store: Store, plan: "Plan", pool: "Pool", shards: Sequence["PoolShard"]) -> None:
@@ -208,7 +208,7 @@ def connect(root: str) -> Iterator[duckdb.DuckDBPyConnection]:
     """
     store = Store(root)
     if not store.exists(CATALOG):
-        raise UserError(f"{root}: no finished run here ({CATALOG} is missing); pairsieve run RECIPE --out {root}")
+        raise no_run(root)
     with tempfile.TemporaryDirectory() as folder, _open(store, Path(folder) / CATALOG) as con:
         if store.local:
             con.execute(f"SET file_search_path = {text(store.base)}")

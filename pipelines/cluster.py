@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from pairsieve.filters._tensors import Matrix, check_column, matrix_of
 from pairsieve.filters.base import UnknownColumnError
 from pairsieve.pipelines import machine
-from pairsieve.pipelines.catalog import CATALOG
+from pairsieve.pipelines.near import CATALOG, no_run
 from pairsieve.pipelines.pools import PoolShard, load_manifest
 from pairsieve.pipelines.progress import Reporter, Silent, Stage
 from pairsieve.pipelines.provenance import manifest
@@ -144,7 +144,7 @@ def finished(run: str) -> tuple[Context, list[PoolShard]]:
     """A finished run with its pool, to be read."""
     store = Store(run)
     if not store.exists(CATALOG):
-        raise UserError(f"{run}: no finished run here ({CATALOG} is missing); pairsieve run RECIPE --out {run}")
+        raise no_run(run)
     pool, plan, _ = load(manifest(store).recipe)
     shards = load_manifest(store, pool.identity())
     if shards is None:

@@ -4,13 +4,12 @@ The defects are planted and recorded, so the count is exact.  About a minute on 
 """
 
 import json
-import shlex
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from rich.console import Console
+from rich.console import RenderableType
 from rich.table import Table
 
 from pairsieve.pipelines import catalog
@@ -153,9 +152,9 @@ def score(result: Result, truth: Path) -> Score:
     return Score(result, tuple(catches[d] for d in TARGETS if d in catches), good, lost, cut)
 
 
-def show(score: Score, console: Console) -> None:
-    """The funnel and the count of planted defects, as tables."""
-    console.print(funnel_table(score.result))
+def page(score: Score) -> Iterator[RenderableType]:
+    """The funnel and the count of planted defects."""
+    yield funnel_table(score.result)
     table = Table(title="Planted defects")
     for name in ("defect", "step that targets it"):
         table.add_column(name)
@@ -164,13 +163,10 @@ def show(score: Score, console: Console) -> None:
     for catch in score.catches:
         share = f"{catch.share:.1%}" if catch.step else "-"
         table.add_row(catch.defect, catch.step or "none in this recipe", str(catch.planted), str(catch.caught), share)
-    console.print(table)
+    yield table
     lost = f"{score.good_lost:,} ({score.good_lost / max(1, score.good):.1%})"
-    console.print(
-        f"good pairs: {score.good:,}; lost by mistake: {lost}; below the top-fraction cut: {score.good_cut:,}"
-    )
-    root = shlex.quote(score.result.root)
-    console.print(f'ask the run: pairsieve query {root} "SELECT * FROM scores LIMIT 5"', soft_wrap=True)
+    yield f"good pairs: {score.good:,}; lost by mistake: {lost}; below the top-fraction cut: {score.good_cut:,}"
+    yield f"the run: {score.result.root}"
 
 
 def funnel_table(result: Result) -> Table:

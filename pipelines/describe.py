@@ -15,7 +15,12 @@ from pairsieve.schemas.recipe import POOLS, Output, Recipe
 
 def cells(*values: str) -> list[Text]:
     """Plain text: rich would take ``[text]`` in an expression or a type for a style."""
-    return [Text(value) for value in values]
+    return [Text(printable(value)) for value in values]
+
+
+def printable(text: str) -> str:
+    """Text that is safe on a terminal: whoever wrote a caption must not move the cursor or set a title."""
+    return "".join(c if c.isprintable() or c == "\n" else " " for c in text)
 
 
 def kind_of(made: type[AnyFilter]) -> str:
@@ -34,12 +39,17 @@ def filters_table() -> RenderableType:
     return table
 
 
-def filter_page(name: str) -> list[RenderableType]:
-    """One filter: its docstring, columns and settings."""
+def loaded(name: str) -> type[AnyFilter]:
+    """The filter of a name; raises ``UserError`` for an unknown one."""
     try:
-        made = load(name)
+        return load(name)
     except LookupError as error:
         raise UserError(str(error)) from None
+
+
+def filter_page(name: str) -> list[RenderableType]:
+    """One filter: its docstring, columns and settings."""
+    made = loaded(name)
     table = Table(title="Settings")
     for column in ("name", "type", "default", "role", "what"):
         table.add_column(column, overflow="fold")

@@ -5,16 +5,26 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pairsieve.pipelines import cli_complete as complete
+from pairsieve.pipelines.cli_options import Job, JsonOption, takes_job
+from pairsieve.pipelines.cli_output import emit, resumable
 from pairsieve.schemas.errors import UserError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from rich.console import RenderableType
+
     from pairsieve.pipelines.metadata_out import MetadataManifest
     from pairsieve.pipelines.metadata_settings import Limits, Rules
 
 
+@takes_job
 def metadata(
     out: Annotated[str, typer.Argument(help="metadata file, .parquet; local or any fsspec URL", metavar="OUT")],
     joined: Annotated[list[str] | None, typer.Argument(help="files to join, with --join", metavar="FILE")] = None,
+    *,
+    job: Job,
     join: Annotated[bool, typer.Option("--join", help="join the FILEs of several languages into OUT")] = False,
     wordnet: Annotated[str | None, typer.Option(help="folder of WordNet 3.0; default: where it is installed")] = None,
     no_wordnet: Annotated[bool, typer.Option("--no-wordnet", help="without WordNet")] = False,
@@ -31,7 +41,9 @@ def metadata(
     unigram_least: Annotated[int | None, typer.Option(min=1, help="count of a word; v1: 100")] = None,
     unigram_most: Annotated[int | None, typer.Option(min=0, help="so many of the most frequent words")] = None,
     unigram_share: Annotated[float | None, typer.Option(min=0, max=1, help="this part of the words; v2: 0.1")] = None,
-    bigram_score: Annotated[str | None, typer.Option(help="pmi (v1) or metaclip2 (v2)")] = None,
+    bigram_score: Annotated[
+        str | None, typer.Option(help="pmi (v1) or metaclip2 (v2)", autocompletion=complete.one_of("pmi", "metaclip2"))
+    ] = None,
     bigram_least: Annotated[float | None, typer.Option(help="score of a bigram; v1: a PMI of 30")] = None,
     bigram_count: Annotated[int, typer.Option(min=1, help="least count of a bigram")] = 1,
     bigram_most: Annotated[int | None, typer.Option(min=0, help="so many of the best bigrams")] = None,
@@ -43,24 +55,21 @@ def metadata(
     title_most: Annotated[int | None, typer.Option(min=0, help="so many of the most viewed titles")] = None,
     title_share: Annotated[float | None, typer.Option(min=0, max=1, help="this part of the titles; v2: 0.76")] = None,
     force: Annotated[bool, typer.Option("--force", help="overwrite a file that is not pairsieve's")] = False,
-    engine: Annotated[str, typer.Option(help="auto, local or ray")] = "auto",
-    ray_address: Annotated[str | None, typer.Option(help="address of a Ray cluster; implies --engine ray")] = None,
-    workers: Annotated[int | None, typer.Option(min=1, help="worker processes; default: one a CPU")] = None,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="show no progress")] = False,
+    json_: JsonOption = False,
 ) -> None:
     """Build MetaCLIP's list of entries from WordNet, Wikipedia and page views, or join those of languages."""
-    from pairsieve.pipelines import cli
+    from pairsieve.pipelines.cli_documents import metadata_document
     from pairsieve.pipelines.metadata import build
     from pairsieve.pipelines.metadata_join import join as join_files
     from pairsieve.pipelines.metadata_settings import V1, V2, Sources
-    from pairsieve.pipelines.progress import reporter
 
     if joined and not join:
         raise UserError(f"{joined[0]}: files to join go with --join; dumps with --wikipedia, page views with --titles")
     if join:
         if wordnet or wikipedia or titles:
             raise UserError("--join takes finished files alone; build each language first, then join")
-        _show(join_files(out, joined or (), force=force), out)
+        whole = join_files(out, joined or (), force=force)
+        emit(json_, lambda: metadata_document(whole, out), lambda: _page(whole, out))
         return
     if wordnet and no_wordnet:
         raise UserError("--wordnet and --no-wordnet: give one of them")
@@ -83,18 +92,9 @@ def metadata(
         project=project,
         segmenter=segmenter,
     )
-    with cli._resumable():
-        found = build(
-            out,
-            sources,
-            rules,
-            force=force,
-            engine=cli._engine(engine),
-            ray_address=ray_address,
-            workers=workers,
-            progress=reporter(quiet),
-        )
-    _show(found, out)
+    with resumable():
+        found = build(out, sources, rules, force=force, **job.settings)
+    emit(json_, lambda: metadata_document(found, out), lambda: _page(found, out))
 
 
 def _limits(preset: "Limits", least: float | None, most: int | None, share: float | None) -> "Limits":
@@ -120,11 +120,9 @@ def _scored(rules: "Rules", score: str | None) -> "Rules":
     return replace(rules, score="metaclip2", bigrams=replace(rules.bigrams, least=None))
 
 
-def _show(manifest: "MetadataManifest", out: str) -> None:
+def _page(manifest: "MetadataManifest", out: str) -> "Iterator[RenderableType]":
     """A table of the sources, and where the file lies."""
     from rich.table import Table
-
-    from pairsieve.pipelines import cli
 
     shown = Table()
     for name in ("source", "seen", "passed", "new"):
@@ -132,6 +130,5 @@ def _show(manifest: "MetadataManifest", out: str) -> None:
     for one in manifest.sources:
         name = one.source if one.source != "joined" else one.files[0].path
         shown.add_row(name, *(f"{number:,}" for number in (one.seen, one.passed, one.new)))
-    console = cli._console()
-    console.print(shown, markup=False)
-    console.print(f"{manifest.entries:,} entries: {out}", soft_wrap=True, markup=False)
+    yield shown
+    yield f"{manifest.entries:,} entries: {out}"

@@ -7,9 +7,10 @@ import duckdb
 import yaml
 from rich.console import RenderableType
 from rich.table import Table
-from rich.text import Text
 
 from pairsieve.pipelines import catalog
+from pairsieve.pipelines.describe import cells, printable
+from pairsieve.pipelines.near import RUN_FILE, no_run
 from pairsieve.pipelines.store import Store
 from pairsieve.schemas import uid as uids
 from pairsieve.schemas.errors import UserError
@@ -73,7 +74,7 @@ class Difference:
 def manifest(store: Store) -> RunManifest:
     """The manifest of a run; raises ``UserError`` where there is none, or a damaged one."""
     if not store.exists("run.yaml"):
-        raise UserError(f"{store.root}: no run here (run.yaml is missing)")
+        raise no_run(store.root, RUN_FILE)
     try:
         return RunManifest.model_validate(yaml.safe_load(store.read("run.yaml")))
     except (OSError, ValueError, yaml.YAMLError):
@@ -193,7 +194,7 @@ def diff(one: str, other: str) -> Difference:
     stores = {"one": Store(one), "other": Store(other)}
     for name, store in stores.items():
         if not store.exists(catalog.CATALOG):
-            raise UserError(f"{store.root}: no finished run here ({catalog.CATALOG} is missing)")
+            raise no_run(store.root)
         files[name] = [store.url(f"verdicts/{n}") for n in store.names("verdicts", ".parquet")]
     with duckdb.connect() as con:
         for store in stores.values():
@@ -214,10 +215,10 @@ def story_page(story: Story) -> list[RenderableType]:
     for name in ("step", "measured", "decides by", "outcome"):
         table.add_column(name, overflow="fold")
     for chapter in story.chapters:
-        cells = (chapter.step, _listed(chapter.measured), _listed(chapter.decides_by), chapter.outcome)
-        table.add_row(*map(Text, cells))  # brackets in them are no markup
+        row = (chapter.step, _listed(chapter.measured), _listed(chapter.decides_by), chapter.outcome)
+        table.add_row(*cells(*row))
     place = ("uid", "shard", "row")
-    about = _listed({name: value for name, value in story.pair.items() if name not in place})
+    about = printable(_listed({name: value for name, value in story.pair.items() if name not in place}))
     end = _end(story.dropped_by, story.reason)
     if (better := story.survivor) is not None:
         end += f", a duplicate of {better.uid}, which was {_end(better.dropped_by, better.reason)}"
@@ -236,7 +237,7 @@ def diff_page(found: Difference, one: str, other: str) -> list[RenderableType]:
     table.add_column("pairs", justify="right")
     for run, only in ((one, found.only_one), (other, found.only_other)):
         for (step, reason), count in only.items():
-            table.add_row(run, step, reason, f"{count:,}")
+            table.add_row(*cells(run, step, reason, f"{count:,}"))
     sizes = f"{one}: {found.one:,} kept; {other}: {found.other:,} kept; both: {found.both:,}"
     return [f"{sizes}; Jaccard {found.jaccard:.4f}", table]
 

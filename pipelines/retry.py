@@ -13,6 +13,7 @@ import yaml
 from pairsieve.filters._codes import RETRIED, Code
 from pairsieve.pipelines.engines import EngineName
 from pairsieve.pipelines.forget import Wanted
+from pairsieve.pipelines.near import RUN_FILE, no_run
 from pairsieve.pipelines.plan import Plan
 from pairsieve.pipelines.progress import Reporter
 from pairsieve.pipelines.run import load, run
@@ -80,7 +81,7 @@ def _manifest(run_dir: str) -> RunManifest:
     try:
         return RunManifest.model_validate(yaml.safe_load(Store(run_dir).read("run.yaml")))
     except FileNotFoundError:
-        raise UserError(f"{run_dir}: no run here (run.yaml is missing)") from None
+        raise no_run(run_dir, RUN_FILE) from None
     except (ValueError, yaml.YAMLError):
         raise UserError(f"{run_dir}: run.yaml is damaged; run the recipe again, which measures nothing") from None
 

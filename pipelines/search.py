@@ -21,6 +21,7 @@ from pairsieve.filters._clip_model import ClipModel
 from pairsieve.filters._preprocess import Preprocess, normalised, pixels
 from pairsieve.filters._products import Matrix
 from pairsieve.pipelines import catalog, machine
+from pairsieve.pipelines.near import no_run
 from pairsieve.pipelines.progress import Reporter, Silent
 from pairsieve.pipelines.provenance import manifest
 from pairsieve.pipelines.search_columns import EmbeddingColumn, Model, column_of
@@ -95,7 +96,7 @@ def search(
         raise UserError(f"--top {top}: give 1 to {MOST:,}")
     store = Store(run)
     if not store.exists(catalog.CATALOG):
-        raise UserError(f"{run}: no finished run here ({catalog.CATALOG} is missing); pairsieve run RECIPE --out {run}")
+        raise no_run(run)
     column = column_of(store, manifest(store), embeddings)
     made = _model(column, query)
     masks = _masks(store, where, kept)

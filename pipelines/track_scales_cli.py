@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pairsieve.pipelines.cli_options import chosen
+from pairsieve.pipelines.cli_output import resumable
 from pairsieve.schemas.errors import UserError
 
 if TYPE_CHECKING:
@@ -16,6 +18,8 @@ if TYPE_CHECKING:
     from pairsieve.pipelines.track_shards import Data
 
 PRECISIONS = ("amp", "amp_bf16", "amp_bfloat16", "bf16", "fp16", "fp32")
+REPORTS = ("wandb", "tensorboard")
+DEVICES = ("cuda", "cpu")
 _TRIAL = "trial, no longer DataComp's"
 
 
@@ -54,9 +58,10 @@ def scale_command(name: str) -> Callable[..., None]:
         from pairsieve.pipelines.track_scales import Trainer, scale_of
         from pairsieve.pipelines.track_shards import find_data
 
-        _check("--precision", precision, PRECISIONS)
-        _check("--report-to", report_to, ("wandb", "tensorboard"))
-        _check("--device", device, ("cuda", "cpu"))
+        for option, value, known in (("--precision", precision, PRECISIONS), ("--report-to", report_to, REPORTS)):
+            if value is not None:
+                chosen(option, value, known)
+        chosen("--device", device, DEVICES)
         if dry_run and print_:
             raise UserError("--dry-run shows the command too; leave --print out")
         trial = {"model": model, "batch_size": batch_size, "samples": train_num_samples, "lr": lr, "warmup": warmup}
@@ -95,11 +100,6 @@ def _what(name: str) -> str:
 
     scale = scale_of(name)
     return f"{scale.model}, {scale.samples:,} samples seen, batches of {scale.batch_size:,}"
-
-
-def _check(option: str, value: str | None, known: tuple[str, ...]) -> None:
-    if value is not None and value not in known:
-        raise UserError(f"{option} {value}: there are {', '.join(known)}")
 
 
 def _changed(scale: "Scale", changes: dict[str, object]) -> "Scale":
@@ -144,10 +144,9 @@ def _print(plan: "Plan") -> None:
 def _train(plan: "Plan") -> None:
     import shlex
 
-    from pairsieve.pipelines import cli
     from pairsieve.pipelines.track_command import train
 
-    with cli._resumable():
+    with resumable():
         ran = train(plan)
     typer.echo(f"{'trained' if ran else 'was trained already'}: {plan.last}", err=True)
     typer.echo(f"evaluate, in a checkout of DataComp: {shlex.join(plan.record['evaluate']['datacomp'])}", err=True)

@@ -1,11 +1,16 @@
 """The command ``pairsieve track score``."""
 
-import json
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pairsieve.pipelines.cli_options import JsonOption
+from pairsieve.pipelines.cli_output import emit
+
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from rich.console import RenderableType
     from rich.table import Table
 
     from pairsieve.pipelines.track_score import Figure, Scored
@@ -20,24 +25,22 @@ def score(
     ],
     allow_missing: Annotated[bool, typer.Option("--allow-missing", help="average what there is, marked *")] = False,
     tasks: Annotated[bool, typer.Option("--tasks", help="each task's value too")] = False,
-    json_: Annotated[bool, typer.Option("--json", help="one JSON array instead of a table")] = False,
+    json_: JsonOption = False,
 ) -> None:
     """Average results of DataComp's tasks as DataComp does: ImageNet, shifts, VTAB, retrieval, all 38."""
-    from pairsieve.pipelines import cli
     from pairsieve.pipelines.track_results import read
     from pairsieve.pipelines.track_score import as_json
     from pairsieve.pipelines.track_score import score as score_one
 
     scored = [score_one(found, allow_missing) for found in read(results)]
-    if json_:
-        print(json.dumps([as_json(one) for one in scored], indent=2, ensure_ascii=False))
-        return
-    console = cli._console()
-    console.print(_figures_table(scored), markup=False)
+    emit(json_, lambda: {"models": [as_json(one) for one in scored]}, lambda: _page(scored, tasks))
+
+
+def _page(scored: "list[Scored]", tasks: bool) -> "Iterator[RenderableType]":
+    yield _figures_table(scored)
     if tasks:
-        console.print(_tasks_table(scored), markup=False)
-    for line in (line for one in scored for line in _lines(one)):
-        console.print(line, soft_wrap=True, markup=False)
+        yield _tasks_table(scored)
+    yield from (line for one in scored for line in _lines(one))
 
 
 def _figures_table(scored: "list[Scored]") -> "Table":

@@ -18,17 +18,39 @@
 A broken *pair* is never an error: it is a verdict with a reason.
 """
 
+from enum import IntEnum
+
+
+class ExitCode(IntEnum):
+    """How a command ends: one list for the code, ``--help`` and docs/cli.md."""
+
+    DONE = 0
+    FAILED = 1
+    MISTAKE = 2
+    INTERRUPTED = 130
+    TERMINATED = 143
+
+
+EXIT_CODES = {
+    ExitCode.DONE: "done",
+    ExitCode.FAILED: "something failed and is named; what is done stays, the same command continues",
+    ExitCode.MISTAKE: "a mistake in the command, the recipe or the input",
+    ExitCode.INTERRUPTED: "Ctrl-C; the same command continues",
+    ExitCode.TERMINATED: "SIGTERM; the same command continues",
+}
+"""What each exit code means."""
+
 
 class PairsieveError(Exception):
     """Base of all errors; its text is one line a user can act on."""
 
-    exit_code = 1
+    exit_code = ExitCode.FAILED
 
 
 class UserError(PairsieveError):
     """Something the user wrote or gave cannot be used."""
 
-    exit_code = 2
+    exit_code = ExitCode.MISTAKE
 
 
 class RecipeError(UserError):

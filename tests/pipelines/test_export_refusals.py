@@ -211,7 +211,7 @@ def command(*arguments: str) -> "subprocess.CompletedProcess[str]":
 
 def test_the_command_line_tells_how_to_read_it(run: Path, tmp_path: Path) -> None:
     """What it wrote, and what training is given."""
-    found = command("webdataset", str(run), str(tmp_path / "out"), "--json", "-q")
+    found = command("webdataset", str(run), str(tmp_path / "out"), "--with-json", "-q")
     assert found.returncode == 0 and found.stderr == ""
     assert "wrote 12 samples in 4 parts of 3 to 3" in found.stdout
     assert f"--train-data '{tmp_path}/out/{{00000000..00000003}}.tar'" in found.stdout

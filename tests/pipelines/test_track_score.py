@@ -446,7 +446,7 @@ def test_values_of_tasks(tmp_path: Path) -> None:
 def test_json(tmp_path: Path) -> None:
     """--json has the figures unrounded, the values and what is missing."""
     values = {"ImageNet 1k": 1 / 3}
-    (found,) = json.loads(run(lines(values, tmp_path / "r.jsonl"), "--allow-missing", "--json"))
+    (found,) = json.loads(run(lines(values, tmp_path / "r.jsonl"), "--allow-missing", "--json"))["models"]
     assert found["imagenet"] == found["average"] == 1 / 3
     assert found["vtab"] is None
     assert found["tasks_of"]["average"] == [1, 38]
