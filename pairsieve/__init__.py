@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from pairsieve.pipelines.export_downloads import export_downloads
     from pairsieve.pipelines.export_settings import Csv, HuggingFace, Img2dataset, Webdataset
     from pairsieve.pipelines.feed import PairDataset
+    from pairsieve.pipelines.report import Report, report
     from pairsieve.pipelines.run import run
     from pairsieve.pipelines.runner import Result
     from pairsieve.schemas.errors import PairsieveError, UserError
@@ -22,11 +23,13 @@ __all__ = [
     "Img2dataset",
     "PairDataset",
     "PairsieveError",
+    "Report",
     "Result",
     "UserError",
     "Webdataset",
     "export",
     "export_downloads",
+    "report",
     "run",
 ]
 
@@ -36,11 +39,13 @@ _HOMES = {
     "Img2dataset": "pairsieve.pipelines.export_settings",
     "PairDataset": "pairsieve.pipelines.feed",
     "PairsieveError": "pairsieve.schemas.errors",
+    "Report": "pairsieve.pipelines.report",
     "Result": "pairsieve.pipelines.runner",
     "UserError": "pairsieve.schemas.errors",
     "Webdataset": "pairsieve.pipelines.export_settings",
     "export": "pairsieve.pipelines.export",
     "export_downloads": "pairsieve.pipelines.export_downloads",
+    "report": "pairsieve.pipelines.report",
     "run": "pairsieve.pipelines.run",
 }
 

@@ -45,6 +45,20 @@ class Report:
     state: tuple[str, ...]
     unread: tuple[str, ...]
 
+    def document(self) -> dict[str, Any]:
+        """It as JSON values."""
+        lines = [{"step": line.step, "reached": line.reached, "dropped": line.dropped} for line in self.funnel]
+        alone = [line.alone for line in self.funnel]
+        cuts = [{"step": self.funnel[cut.step + 1].step, "column": cut.column, "sign": cut.sign} for cut in self.cuts]
+        return {
+            "file": self.file,
+            "bytes": self.bytes,
+            "funnel": [line | {"alone": one} for line, one in zip(lines, alone, strict=True)],
+            "thresholds": [one | {"value": cut.value} for one, cut in zip(cuts, self.cuts, strict=True)],
+            "state": list(self.state),
+            "unread": list(self.unread),
+        }
+
 
 @dataclass(frozen=True)
 class Near:
@@ -100,19 +114,24 @@ class _Gathered:
     def __init__(self, source: Source, progress: Reporter) -> None:
         self.source, self.progress = source, progress
         self.cuts = cuts(source)
-        with progress.stage("report: counts", 0):
+        rows = source.manifest.pool.rows
+        with progress.stage("report: counts", rows) as stage:
             self.reasons: list[Reason] = []
             with source.section("verdicts by reason"):
                 self.reasons = report_samples.by_reason(source)
             self.funnel = report_funnel.funnel(source, self.reasons, self.cuts)
             found, samples, self.left_out = charts(source, self.cuts)
-        with progress.stage("report: samples", 0):
+            stage.advance(rows)
+        with progress.stage("report: samples", rows) as stage:
             self._choose(found, samples)
             self._tables()
-        with progress.stage("report: pictures", 0):
+            stage.advance(rows)
+        places = {(pick.shard, pick.row) for pick in self._picks()}
+        with progress.stage("report: pictures", len(places)) as stage:
             images = Images(source)
-            self.pairs = pairs(source, ((pick.shard, pick.row) for pick in self._picks()), images)
+            self.pairs = pairs(source, places, images)
             self.images_are = images.where
+            stage.advance(len(places))
 
     def _choose(self, found: Sequence[Chart], samples: dict[str, Sample]) -> None:
         """The charts that have room, and the pairs beside them."""

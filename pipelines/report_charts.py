@@ -214,7 +214,7 @@ def _counted(source: Source, view: str, made: Sequence[Chart]) -> Iterator[Chart
         i = next(i for i in range(len(made)) if not values[3 * i + 2])
         key = (fate, values[3 * i], values[3 * i + 1])
         counts[i][key] = counts[i].get(key, 0) + pairs
-    yield from (replace(chart, counts=found) for chart, found in zip(made, counts, strict=True))
+    yield from (replace(chart, counts=found) for chart, found in zip(made, counts, strict=True) if found)
 
 
 def _bin(source: Source, chart: Chart) -> str:

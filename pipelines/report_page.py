@@ -6,6 +6,7 @@ the writing direction, which get their code point.
 
 import base64
 import hashlib
+import math
 import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ from pairsieve.pipelines.sql import quote
 HERE = "pairsieve.pipelines"
 NAME = 60
 """Characters of a column's name, a step's or a reason."""
+SIGNS = {">=": "≥", ">": ">", "<=": "≤", "<": "<"}
 _SIGNS = {"Cc": "control", "Cf": "format", "Cs": "surrogate", "Co": "private", "Zl": "line", "Zp": "paragraph"}
 _KEPT_FORMATS = frozenset("\u200d\u200c")
 """Joiners that scripts and emoji need."""
@@ -82,7 +84,7 @@ def drawn(chart: Chart, ident: str, kept: int, step_name: str) -> Drawn:
     missing = sum(n for (d, b, _), n in chart.counts.items() if b is None and d >= reached)
     legend += (("without a value", "none", missing),) if missing else ()
     name = visible(chart.column, NAME)
-    marks = [svg.Mark(cut.value, f"{cut.sign} {svg.number(cut.value)}") for cut in chart.cuts]
+    marks = [svg.Mark(_edge(chart, cut), f"{SIGNS[cut.sign]} {svg.number(cut.value)}") for cut in chart.cuts]
     said = ", ".join(f"{line[2]:,} {line[0]}" for line in legend)
     title = f"Distribution of {name}"
     if not found:
@@ -93,6 +95,13 @@ def drawn(chart: Chart, ident: str, kept: int, step_name: str) -> Drawn:
         values = f"from {svg.number(chart.least)} to {svg.number(chart.most)}"
         picture = svg.histogram(ident, title, f"{values}: {said}", found, marks, chart.axis.is_log)
     return Drawn(chart, picture, legend, _sides(chart), _asked(chart))
+
+
+def _edge(chart: Chart, cut: Cut) -> float:
+    """Where a threshold is drawn: beside the bar of a whole number, not through it."""
+    if chart.axis is None or chart.axis.is_log or chart.axis.width != 1 or chart.kind in ("FLOAT", "DOUBLE"):
+        return cut.value
+    return math.ceil(cut.value) - 0.5 if cut.sign in (">=", "<") else math.floor(cut.value) + 0.5
 
 
 def _series(chart: Chart, kept: int, step: str) -> list[tuple[str, str, range]]:
@@ -193,7 +202,7 @@ def _environment() -> jinja2.Environment:
             yaml.safe_dump(public(value), sort_keys=False, allow_unicode=True, width=100)
         ),
     }
-    made.globals |= {"share": share, "share_bar": svg.share_bar, "name_length": NAME}
+    made.globals |= {"share": share, "share_bar": svg.share_bar, "name_length": NAME, "signs": SIGNS}
     return made
 
 

@@ -98,10 +98,16 @@ class Scale:
     high: float
     is_log: bool
 
+    def _on(self, value: float) -> float:
+        return (math.log(value) if value > 0 else -math.inf) if self.is_log else value
+
+    def holds(self, value: float) -> bool:
+        """Whether a value lies on the axis."""
+        return self.low <= self._on(value) <= self.high
+
     def __call__(self, value: float) -> float:
         """Where a value lies; the edge for one outside."""
-        x = (math.log(value) if value > 0 else self.low) if self.is_log else value
-        share = (x - self.low) / ((self.high - self.low) or 1.0)
+        share = (self._on(value) - self.low) / ((self.high - self.low) or 1.0)
         return LEFT + (WIDTH - LEFT - RIGHT) * min(1.0, max(0.0, share))
 
 
@@ -134,11 +140,15 @@ def _column(bar: Bar, left: float, right: float, most: int) -> Iterator[Markup]:
 
 
 def _mark(mark: Mark, x: Scale) -> Iterator[Markup]:
-    """A line through the chart with its label on the side where there is room."""
+    """A line through the chart with its label on the side where there is room; an arrow to one beyond the axis."""
     at = x(mark.at)
     is_left = at > WIDTH / 2
-    yield _line("cut", at, 14, at, HEIGHT - BOTTOM)
-    yield _label("cut", at + (-4 if is_left else 4), 20, mark.label, "end" if is_left else "start")
+    if x.holds(mark.at):
+        yield _line("cut", at, 14, at, HEIGHT - BOTTOM)
+        yield _label("cut", at + (-4 if is_left else 4), 20, mark.label, "end" if is_left else "start")
+    else:
+        text = f"{mark.label} →" if is_left else f"← {mark.label}"
+        yield _label("cut", at, 20, text, "end" if is_left else "start")
 
 
 def bars(ident: str, title: str, description: str, found: Sequence[Bar]) -> Markup:
