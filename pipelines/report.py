@@ -185,8 +185,10 @@ class _Gathered:
             yield from entry.quantiles
             for near in entry.near:
                 yield from (*near.fail, *near.passing)
-        for one in (*self.reasons, *self.duplicates.largest, *self.duplicates.others):
-            yield from one.picks
+        for picks in (each.picks for each in self.reasons):
+            yield from picks
+        for picks in (each.picks for each in (*self.duplicates.largest, *self.duplicates.others)):
+            yield from picks
         for _, some in self.texts:
             yield from (Pick(each.shard, each.row) for each in some)
 

@@ -50,7 +50,8 @@ def funnel(source: Source, reasons: Sequence[Reason], cuts: Sequence[Cut]) -> li
     for k, step in enumerate(source.steps):
         left = lines[-1].left + (added if k == len(source.steps) - 1 else 0)
         cost = known.get(step.fingerprint) if step.measures else None
-        alone = _alone(source, [cut for cut in cuts if cut.step == k]) if step.filter in TOLD else None
+        those = [cut for cut in cuts if cut.step == k] if step.filter in TOLD else []
+        alone = _alone(source, those, lines[0].left)
         lines.append(Line(step.id, step.filter, left, lost[step.id], cost, alone))
     return lines
 
@@ -62,15 +63,15 @@ def _added(source: Source) -> int:
     return int(count)
 
 
-def _alone(source: Source, cuts: Sequence[Cut]) -> int | None:
-    """Pairs of the pool that fail one of the cuts; None where not every pair was measured."""
+def _alone(source: Source, cuts: Sequence[Cut], reached: int) -> int | None:
+    """Pairs that fail one of the cuts; None where fewer were measured than reached the first step."""
     views = {cut.view for cut in cuts}
     if len(views) != 1:
         return None
     passes = " AND ".join(f"({cut.test})" for cut in cuts)
     sql = f"SELECT count(*), count(*) FILTER (NOT coalesce({passes}, false)) FROM {quote(views.pop())}"
     ((rows, failed),) = source.rows(sql)
-    return int(failed) if rows == source.manifest.pool.rows else None
+    return int(failed) if rows >= reached else None
 
 
 @dataclass(frozen=True)

@@ -119,7 +119,7 @@ def _ticks(low: float, high: float, is_log: bool) -> list[float]:
         found = [10.0**p for p in powers][::every]
         return found if len(found) > 1 else sorted({low, high})
     step = 10.0 ** math.floor(math.log10((high - low) or 1.0))
-    step = next(step * part for part in (0.2, 0.25, 0.5, 1.0, 2.0, 2.5, 5.0) if (high - low) / (step * part) <= 5.01)
+    step = next(step * part for part in (0.2, 0.5, 1.0, 2.0, 5.0) if (high - low) / (step * part) <= 5.01)
     first = math.ceil(low / step - 1e-9)
     return [round((first + i) * step, 12) for i in range(int((high - first * step) / step + 1e-9) + 1)]
 
