@@ -54,7 +54,12 @@ def init(
         Path(file).write_text(text, encoding="utf-8")
     except OSError as error:
         raise UserError(f"{file}: cannot be written: {error.strerror}; name another file") from None
-    emit(json_, lambda: _document(found, file, needs), lambda: [f"wrote {file}; next:", *_next(file, needs)])
+    steps = _next(file, needs)
+    emit(
+        json_,
+        lambda: _document(found, file, needs, steps),
+        lambda: [f"wrote {file}; next:", *(f"  {step}" for step in steps)],
+    )
 
 
 def _check_file(file: str, *, is_asking: bool, force: bool) -> None:
@@ -99,11 +104,10 @@ def _next(file: str, needs: list[str]) -> list[str]:
     from pairsieve.pipelines.hints import command
 
     me, quoted = command(), shlex.quote(file)
-    commands = [*needs, f"{me} plan {quoted}", f"{me} run {quoted} --out runs/first"]
-    return [f"  {line}" for line in commands]
+    return [*needs, f"{me} plan {quoted}", f"{me} run {quoted} --out runs/first"]
 
 
-def _document(found: "Answers", file: str, needs: list[str]) -> dict[str, Any]:
+def _document(found: "Answers", file: str, needs: list[str], steps: list[str]) -> dict[str, Any]:
     told = asdict(found)
     pool = told.pop("pool")
-    return {"recipe": file, "pool": pool["kind"], "path": pool["path"], "answers": told, "needs": needs}
+    return {"recipe": file, "pool": pool["kind"], "path": pool["path"], "answers": told, "needs": needs, "next": steps}

@@ -129,4 +129,5 @@ def _flow(value: Any) -> str:
         return "[" + ", ".join(map(_flow, value)) + "]"
     if isinstance(value, str) and _PLAIN.fullmatch(value) and value.casefold() not in _WORDS:
         return value
-    return json.dumps(value, ensure_ascii=False).replace("${", "$${")
+    text = json.dumps(value, ensure_ascii=False).replace("${", "$${")
+    return "".join(c if c.isprintable() else f"\\U{ord(c):08x}" for c in text)  # YAML refuses them as they are
