@@ -56,7 +56,7 @@ def why(
     from pairsieve.pipelines.provenance import story_page
     from pairsieve.pipelines.provenance import why as find
 
-    stories = find(run_dir, uid)
+    stories = find(run_dir, uid.strip().lower())
     emit(json_, lambda: why_document(uid, stories), lambda: (part for story in stories for part in story_page(story)))
 
 

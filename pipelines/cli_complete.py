@@ -11,26 +11,38 @@ from typing import Any
 
 import typer
 
-from pairsieve.pipelines.near import RUN_FILE, runs_below
+from pairsieve.pipelines.near import MOST_ENTRIES, RUN_FILE, folders, runs_below
 
 _RECIPES = (".yaml", ".yml")
+_CUT = frozenset(" '\"\\$&|;()<>*?[]{}`!#~")
 
 
 def runs(incomplete: str) -> list[str]:
     """Run directories up to two levels below what is typed."""
-    return [] if "://" in incomplete else runs_below(_folder(incomplete), incomplete)
+    return [] if _is_odd(incomplete) else [p for p in runs_below(_folder(incomplete), incomplete) if not _is_odd(p)]
 
 
 def recipes(incomplete: str) -> list[str]:
     """Recipe files in the folder that is typed and one level below, then shipped recipes."""
-    if "://" in incomplete:
+    if _is_odd(incomplete):
         return []
     folder = _folder(incomplete)
-    files = [str(path) for depth in ("", "*/") for path in sorted(Path(folder or ".").glob(f"{depth}*.y*ml"))]
-    files = [path for path in files if path.endswith(_RECIPES) and Path(path).name != RUN_FILE]
+    files = [file for file in (*_recipes_in(folder), *_recipes_below(folder)) if not _is_odd(file)]
     shipped = sorted(path.stem for path in Path(__file__).parent.glob("*.yaml"))
-    dot = "./" if incomplete.startswith("./") else ""
-    return [path for path in [*(dot + file for file in files), *shipped] if path.startswith(incomplete)]
+    return [path for path in [*files, *shipped] if path.startswith(incomplete)]
+
+
+def _recipes_in(folder: str) -> list[str]:
+    try:
+        with os.scandir(folder or ".") as entries:
+            found = sorted(entry.name for _, entry in zip(range(MOST_ENTRIES), entries, strict=False))
+    except (OSError, ValueError):
+        return []
+    return [os.path.join(folder, name) for name in found if name.endswith(_RECIPES) and name != RUN_FILE]  # noqa: PTH118
+
+
+def _recipes_below(folder: str) -> list[str]:
+    return [file for inner in folders(folder or ".") for file in _recipes_in(os.path.join(folder, inner))]  # noqa: PTH118
 
 
 def filters(incomplete: str) -> list[str]:
@@ -51,11 +63,13 @@ def reasons(incomplete: str) -> list[str]:
 
 
 def columns(ctx: typer.Context, incomplete: str) -> list[str]:
-    """Columns that the steps of the run on the line have stored, as its ``run.yaml`` and score files tell."""
-    run = ctx.params.get("run_dir")
-    if not isinstance(run, str) or "://" in run or not Path(run, "scores").is_dir():
-        return []
-    return sorted({name for name in _stored(Path(run, "scores")) if name.startswith(incomplete)})
+    """Embeddings that the steps of the run on the line have stored, as its score files tell.
+
+    While the option has no value yet, the parser leaves the run among what it could not place.
+    """
+    words = [word for word in (ctx.params.get("run_dir"), *ctx.args) if isinstance(word, str) and "://" not in word]
+    scores = next((path for word in words if (path := Path(word, "scores")).is_dir()), None)
+    return sorted({name for name in _stored(scores) if name.startswith(incomplete)}) if scores is not None else []
 
 
 def one_of(*known: str) -> Callable[[str], list[str]]:
@@ -86,7 +100,11 @@ def _is_fixed(kind: Any) -> bool:
     return bool(pa.types.is_fixed_size_list(kind))
 
 
+def _is_odd(path: str) -> bool:
+    """URLs cannot be listed in time, and no function can quote for bash what a shell would cut."""
+    return "://" in path or bool(set(path) & _CUT) or not path.isprintable()
+
+
 def _folder(incomplete: str) -> str:
     """The folder part of what is typed: ``runs/`` of ``runs/de``."""
-    head = os.path.dirname(incomplete)  # noqa: PTH120 (a Path would lose a trailing slash)
-    return os.path.expanduser(head)  # noqa: PTH111
+    return os.path.dirname(incomplete)  # noqa: PTH120 (a Path would lose a trailing slash)

@@ -12,7 +12,7 @@ CATALOG = "catalog.duckdb"
 RUN_FILE = "run.yaml"
 MARK = ".lock"
 """A directory in which a run began has it."""
-_MOST_ENTRIES = 1_000
+MOST_ENTRIES = 1_000
 _SHOWN = 4
 
 
@@ -25,7 +25,7 @@ def runs_below(folder: str, prefix: str = "", depth: int = 2) -> list[str]:
 
 
 def _walk(folder: str, depth: int) -> Iterator[str]:
-    for name in _folders(folder or "."):
+    for name in folders(folder or "."):
         path = os.path.join(folder, name)  # noqa: PTH118 (a Path would lose what was typed: "./runs")
         if Path(path, RUN_FILE).is_file():
             yield path
@@ -33,15 +33,15 @@ def _walk(folder: str, depth: int) -> Iterator[str]:
             yield from _walk(path, depth - 1)
 
 
-def _folders(folder: str) -> list[str]:
+def folders(folder: str) -> list[str]:
     """Folders in a folder that are not hidden; none where it cannot be read."""
     found = []
     try:
         with os.scandir(folder) as entries:
-            for _, entry in zip(range(_MOST_ENTRIES), entries, strict=False):
+            for _, entry in zip(range(MOST_ENTRIES), entries, strict=False):
                 if not entry.name.startswith(".") and entry.is_dir():
                     found.append(entry.name)
-    except OSError:
+    except (OSError, ValueError):
         return []
     return found
 
@@ -66,7 +66,9 @@ def _near(root: str) -> list[str]:
     """Runs in the path, beside it and below the current folder; those of a like name first."""
     beside = str(Path(root).expanduser().parent)
     found = [*_walk(root, 1), *_walk("" if beside == "." else beside, 1), *_walk("", 2)]
-    found = [path for path in dict.fromkeys(map(os.path.normpath, found))]
-    names = {path: Path(path).name for path in found}
+    shortest: dict[Path, str] = {}
+    for path in sorted(map(os.path.normpath, found), key=len, reverse=True):
+        shortest[Path(path).resolve()] = path
+    names = {path: Path(path).name for path in shortest.values()}
     close = get_close_matches(Path(root).name, list(names.values()), n=_SHOWN)
-    return sorted(found, key=lambda path: (close.index(names[path]) if names[path] in close else _SHOWN, path))
+    return sorted(names, key=lambda path: (close.index(names[path]) if names[path] in close else _SHOWN, path))

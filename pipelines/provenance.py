@@ -90,7 +90,8 @@ _PAIR = """
 def why(root: str, uid: str) -> list[Story]:
     """The stories of a uid, one per place in the pool; raises ``UserError`` for an unknown one."""
     if not uids.is_uid(uid):
-        raise UserError(f"{uid!r} is no uid; give 32 lower-case hex characters, as in the column uid")
+        some = '"SELECT uid, text, dropped_by FROM scores LIMIT 5"'
+        raise UserError(f"{uid!r} is no uid; give its 32 hex characters: pairsieve query {root} {some} shows some")
     steps = manifest(Store(root)).steps
     with catalog.connect(root) as con:
         found = [_story(con, pair, steps) for pair in _rows(con, _PAIR, [uid])]
