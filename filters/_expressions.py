@@ -56,6 +56,12 @@ def columns_of(expression: str, available: Mapping[str, pa.DataType], *, order: 
     return tuple(dict.fromkeys(known[name.casefold()] for name in names))
 
 
+def functions_of(expression: str) -> frozenset[str]:
+    """The functions that an expression calls, in lower case; raises ``ValueError`` where it is none."""
+    found = (node for node, _ in _walk(_parse_value(expression)) if node.get("class") == "FUNCTION")
+    return frozenset(str(node["function_name"]).lower() for node in found)
+
+
 def check_type(expression: str, available: Mapping[str, pa.DataType], *, order: bool = False) -> str:
     """DuckDB's type of the expression over these columns; raises ``ValueError`` where it does not bind."""
     used = columns_of(expression, available, order=order)
