@@ -70,8 +70,10 @@ def _alone(source: Source, cuts: Sequence[Cut], reached: int) -> int | None:
         return None
     passes = " AND ".join(f"({cut.test})" for cut in cuts)
     sql = f"SELECT count(*), count(*) FILTER (NOT coalesce({passes}, false)) FROM {quote(views.pop())}"
-    ((rows, failed),) = source.rows(sql)
-    return int(failed) if rows >= reached else None
+    with source.section(f"what is stored in {cuts[0].view}"):
+        ((rows, failed),) = source.rows(sql)
+        return int(failed) if rows >= reached else None
+    return None
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ Hosts are counted in a sample of about ``SAMPLE`` pairs, all else exactly.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pairsieve.pipelines import hosts as host_facts
@@ -16,6 +16,7 @@ from pairsieve.schemas.errors import PairsieveError
 SAMPLE = 500_000
 TOP = 15
 EXAMPLES = 8
+_SIDE = 1 << 32
 TEXT = 240
 """Characters of a text that are shown."""
 _HOST = r"lower(regexp_extract(url, '^[A-Za-z][A-Za-z0-9+.-]*://(?:[^/?#@]*@)?([^/?#:]*)', 1))"
@@ -46,11 +47,20 @@ def sizes(source: Source) -> tuple[str, Counted] | None:
     for view in (*(f"scores_{step.id}" for step in source.steps), "pairs"):
         for first, second in (("original_width", "original_height"), ("width", "height")):
             if first in source.columns.get(view, {}) and second in source.columns[view]:
-                value = f"{quote(first)}::BIGINT || ' × ' || {quote(second)}::BIGINT"
+                sides = [f"TRY_CAST({quote(name)} AS UINTEGER)" for name in (first, second)]
+                value = f"{sides[0]}::HUGEINT * {_SIDE} + {sides[1]}"  # a number: words would take three times as long
                 what = f"(SELECT shard, row, {value} AS size FROM {quote(view)})"
-                sql = f"size AS value, d FROM {JOINED.format(view=what)} WHERE size IS NOT NULL"
-                return f"{first}, {second} of {view}", _counted(source, sql, False)
+                found = _counted(
+                    source, f"size AS value, d FROM {JOINED.format(view=what)} WHERE size IS NOT NULL", False
+                )
+                named = tuple((_size(int(size)), pairs, kept) for size, pairs, kept in found.top)
+                return f"{first}, {second} of {view}", replace(found, top=named)
     return None
+
+
+def _size(both: int) -> str:
+    width, height = divmod(both, _SIDE)
+    return f"{width} × {height}"
 
 
 def _counted(source: Source, sql: str, is_sample: bool) -> Counted:
