@@ -78,5 +78,5 @@ def silence(con: duckdb.DuckDBPyConnection) -> None:
 
     Where it is off it stays so untouched: in a notebook without ipywidgets DuckDB refuses to change it.
     """
-    if con.execute("SELECT current_setting('enable_progress_bar')").fetchone() == (True,):
+    if con.execute("SELECT current_setting('enable_progress_bar')").fetchall() == [(True,)]:
         con.execute("SET enable_progress_bar = false")
