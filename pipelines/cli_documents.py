@@ -5,6 +5,7 @@ Plans, searches, hosts, caption scores and tracks have theirs beside their pages
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
+from itertools import count
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -54,8 +55,12 @@ def records(table: "pa.Table") -> "Iterable[Document]":
 
 
 def distinct(names: Sequence[str]) -> list[str]:
-    """Column names, those that came before with their place behind."""
-    return [name if name not in names[:i] else f"{name}_{i}" for i, name in enumerate(names)]
+    """Column names; one that came before gets a number behind, its place or the next that makes it new."""
+    found: list[str] = []
+    for i, name in enumerate(names):
+        free = (f"{name}_{number}" for number in count(i))
+        found.append(next(new for new in free if new not in (*found, *names)) if name in found else name)
+    return found
 
 
 def why_document(uid: str, stories: "Iterable[Story]") -> Document:
