@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import yaml
 from typer.testing import CliRunner
 
 import pairsieve
@@ -235,10 +236,19 @@ def test_a_pool_read_in_place(tmp_path: Path) -> None:
 
 
 def test_two_hundred_steps_fit(tmp_path: Path) -> None:
-    """With long captions and pictures: charts and tiles are bounded."""
-    steps: list[Any] = [{"random_sample": {"as": f"draw_{i}", "fraction": 0.999, "seed": i}} for i in range(60)]
-    steps += [{"where": {"as": f"draw_{i}", "expression": f"score IS NULL OR score < {2 + i}"}} for i in range(60, 200)]
-    made = report(curate(tmp_path, *steps).root)
+    """With long captions and pictures: charts and tiles are bounded, no step is left out of the funnel."""
+    curate(tmp_path, {"random_sample": {"as": "draw_0", "fraction": 0.999}})
+    root = tmp_path / "run"
+    found = yaml.safe_load((root / "run.yaml").read_text())
+    found["steps"] = [{**found["steps"][0], "id": f"draw_{i}"} for i in range(200)]
+    (root / "run.yaml").write_text(yaml.safe_dump(found))
+    (root / "catalog.duckdb").unlink()  # so that views are made of the files
+    for i in range(1, 200):
+        (root / "scores" / f"draw_{i}").mkdir()
+        for file in (root / "scores" / "draw_0").iterdir():
+            table = pq.read_table(file).rename_columns(["uid", "shard", "row", f"draw_{i}_random_number"])
+            pq.write_table(table, root / "scores" / f"draw_{i}" / file.name)
+    made = report(root)
     page = text_of(made)
     assert made.unread == () and made.bytes < MOST_BYTES
     assert page.count('class="tile"') <= TILES and page.count('<tr><th scope="row">draw_') >= 200
