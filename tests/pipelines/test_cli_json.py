@@ -2,8 +2,6 @@
 
 import json
 import re
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,7 +17,9 @@ from pairsieve.pipelines.cli import app
 from pairsieve.pipelines.cli_documents import cluster_document, distinct
 from pairsieve.pipelines.cli_output import plain
 from pairsieve.pipelines.cluster import Trained
+from pairsieve.pipelines.run import run as run_recipe
 from pairsieve.schemas.errors import PairsieveError
+from tests.support_pools import write_webdataset
 from tests.support_tars import write_pool, write_subset
 
 DOCS = Path(__file__).parents[2] / "docs" / "cli.md"
@@ -50,15 +50,24 @@ def document(*arguments: str) -> Any:
 
 
 @pytest.fixture(scope="module")
-def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
-    """A small demo as a program starts it: its run and what it printed."""
-    run = tmp_path_factory.mktemp("json") / "demo"
-    command = [sys.executable, "-m", "pairsieve", "demo", "--out", str(run), "--pairs", "40", "--engine", "local"]
-    done = subprocess.run([*command, "--json"], capture_output=True, text=True, timeout=240, check=False)
-    assert done.returncode == 0, done.stderr
-    assert "download" in done.stderr  # progress
-    assert "pairsieve why" not in done.stderr  # hints are for people
-    return run, json.loads(done.stdout)
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run over a tar, with images and a dataset."""
+    root = tmp_path_factory.mktemp("json")
+    (root / "tars").mkdir()
+    recipe = {"pool": write_webdataset(root / "tars"), "filters": ["caption_words", "image_shape"]}
+    assert run_recipe(recipe, root / "run", engine="local", workers=1).kept
+    return root / "run"
+
+
+@pytest.fixture(scope="module")
+def fetched(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run that asked an address where nothing listens."""
+    root = tmp_path_factory.mktemp("fetched")
+    (root / "list.csv").write_text("url,text\nhttp://127.0.0.1:9/1.jpg,a red bicycle here\n")
+    settings = {"retries": 0, "timeout": 2, "patience": 2, "allow_addresses": ["127.0.0.1/32"]}
+    recipe = {"pool": {"urls": str(root / "list.csv")}, "filters": [{"download": settings}]}
+    assert run_recipe(recipe, root / "run", engine="local", workers=1).kept == 0
+    return root / "run"
 
 
 def test_the_table_is_read() -> None:
@@ -67,35 +76,25 @@ def test_the_table_is_read() -> None:
     assert DOCUMENTED["demo"] >= {"kept", "defects"}
 
 
-def test_demo(demo: tuple[Path, dict[str, Any]]) -> None:
-    """The demo's document: its funnel adds up, and every defect is counted."""
-    _, told = demo
-    assert told.keys() == DOCUMENTED["demo"]
-    assert told["rows"] == 40
-    assert told["funnel"][-1]["left"] == told["kept"]
-    assert {"defect", "step", "planted", "caught"} == told["defects"][0].keys()
-
-
 @pytest.mark.parametrize(
     ("name", "arguments"),
     [
         ("query", ["query", "{run}", "SELECT dropped_by, count(*) AS n FROM verdicts GROUP BY 1 ORDER BY 1"]),
         ("diff", ["diff", "{run}", "{run}"]),
-        ("hosts", ["hosts", "{run}"]),
+        ("hosts", ["hosts", "{fetched}"]),
         ("why", ["why", "{run}", "{uid}"]),
         ("export", ["export", "hf", "{run}", "{out}/hf", "-q"]),
-        ("export", ["export", "webdataset", "{run}", "{out}/tars", "-q"]),
-        ("export", ["export", "img2dataset", "{run}", "{out}/img", "-q"]),
+        ("export", ["export", "webdataset", "{run}", "{out}/tars", "-q", "--loader-workers", "1"]),
+        ("export", ["export", "img2dataset", "{fetched}", "{out}/img", "-q"]),
         ("filters", ["filters"]),
         ("filters NAME", ["filters", "clip_score"]),
     ],
 )
-def test_documents_of_a_run(demo: tuple[Path, dict[str, Any]], tmp_path: Path, name: str, arguments: list[str]) -> None:
+def test_documents_of_a_run(run: Path, fetched: Path, tmp_path: Path, name: str, arguments: list[str]) -> None:
     """Each has the documented keys, no more and no less."""
-    run, _ = demo
     with duckdb.connect() as con:
         ((uid,),) = con.execute(f"SELECT min(uid) FROM '{run}/verdicts/*.parquet'").fetchall()
-    told = document(*(text.format(run=run, uid=uid, out=tmp_path) for text in arguments))
+    told = document(*(text.format(run=run, fetched=fetched, uid=uid, out=tmp_path) for text in arguments))
     assert told.keys() == DOCUMENTED[name]
 
 
@@ -110,22 +109,17 @@ def test_run_and_plan(tmp_path: Path) -> None:
     assert (told["kept"], told["measured"]) == (1, {"caption_words": 2})
 
 
-def test_retry_tells_as_run(tmp_path: Path) -> None:
+def test_retry_tells_as_run(fetched: Path) -> None:
     """A retry's document is a run's: where nothing listens, nothing comes."""
-    (tmp_path / "list.csv").write_text("url,text\nhttp://127.0.0.1:9/1.jpg,a red bicycle here\n")
-    recipe = tmp_path / "r.yaml"
-    settings = "{retries: 0, timeout: 2, patience: 2, allow_addresses: [127.0.0.1/32]}"
-    recipe.write_text(f"pool: {{urls: {tmp_path}/list.csv}}\nfilters:\n  - download: {settings}\n")
-    done = document("run", str(recipe), "--out", str(tmp_path / "run"), "-q", "--workers", "1")
-    told = document("retry", str(tmp_path / "run"), "--reasons", "connection", "--workers", "1", "-q")
+    told = document("retry", str(fetched), "--reasons", "connection", "--workers", "1", "-q")
     assert told.keys() == DOCUMENTED["retry"]
-    assert (done["kept"], told["kept"], told["measured"]) == (0, 0, {"download": 1})
+    assert (told["kept"], told["measured"]) == (0, {"download": 1})
 
 
-def test_query_keeps_types_and_equal_names(demo: tuple[Path, dict[str, Any]]) -> None:
+def test_query_keeps_types_and_equal_names(run: Path) -> None:
     """Columns of one name stay apart, NaN is null, bytes are their number."""
-    sql = "SELECT 1 AS a, 2 AS a, 'NaN'::DOUBLE AS n, image FROM scores_download WHERE image IS NOT NULL LIMIT 1"
-    told = document("query", str(demo[0]), sql)
+    sql = "SELECT 1 AS a, 2 AS a, 'NaN'::DOUBLE AS n, image FROM dataset LIMIT 1"
+    told = document("query", str(run), sql)
     assert [column["name"] for column in told["columns"]] == ["a", "a_1", "n", "image"]
     (row,) = told["rows"]
     assert (row["a"], row["a_1"], row["n"]) == (1, 2, None)

@@ -1,13 +1,18 @@
 """The demo, as a user runs it: through Ray, from the command line."""
 
+import json
 import re
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from pairsieve.pipelines.catalog import query
+from pairsieve.pipelines.cli import app
+from pairsieve.pipelines.cli_documents import demo_document
 from pairsieve.pipelines.demo import TARGETS, run_demo
 from pairsieve.pipelines.demo_pool import DEFECTS
 from pairsieve.pipelines.progress import Silent
@@ -80,9 +85,14 @@ def test_every_defect_has_a_verdict_on_itself() -> None:
 
 
 def test_demo_again_measures_nothing(tmp_path: Path) -> None:
-    """A second demo in the same directory reuses every score and gives the same outcome."""
+    """A second demo in the same directory reuses every score and gives the same outcome, here as one JSON document."""
     first = run_demo(tmp_path, pairs=60, engine="local", workers=1, progress=Silent())
     stamps = {p: p.stat().st_mtime_ns for p in (tmp_path / "scores").rglob("*.parquet")}
-    second = run_demo(tmp_path, pairs=60, engine="local", workers=1, progress=Silent())
-    assert second.catches == first.catches
+    options = ["--pairs", "60", "--engine", "local", "--workers", "1", "--json"]
+    done = CliRunner().invoke(app, ["demo", "--out", str(tmp_path), *options], catch_exceptions=False)
+    second = json.loads(done.stdout)
+    assert second["defects"] == [asdict(catch) for catch in first.catches]
+    assert second.keys() == demo_document(first).keys()
+    assert second["funnel"][-1]["left"] == second["kept"] == first.result.kept
+    assert "pairsieve why" not in done.stderr
     assert {p: p.stat().st_mtime_ns for p in (tmp_path / "scores").rglob("*.parquet")} == stamps
