@@ -2,7 +2,7 @@
 
 Names, keys, columns and statuses are img2dataset's.  Bytes depend on the run alone: its three times are 0.  Cost: the
 images are read and written once, 0.1 CPU-ms for one of 31 KB; memory is a row group of about 8 MB and the shard's light
-columns.
+columns, 0.2 kB a row.
 """
 
 import hashlib
@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
@@ -42,6 +43,9 @@ OWN = ("key", "status", "error_message", "width", "height", "original_width", "o
 HASHES = ("md5", "sha256", "sha512")
 RESERVED = frozenset({*OWN, *HASHES, "caption", "url", "exif"})
 """Columns that img2dataset writes itself."""
+SOME = 8192
+"""Rows that are looked at one by one at a time."""
+_OUTCOME = pa.schema([("status", pa.string()), ("error_message", pa.string())])
 _SIZES = ("width", "height", "original_width", "original_height")
 
 
@@ -144,39 +148,59 @@ class WriteShard:
         """Every row, as img2dataset's Parquet has it; and which have their image in the tar."""
         pairs = self._pairs(record)
         verdicts = self.run.table(verdicts_name(record.index), ["dropped_by", "reason"]).slice(0, record.rows)
-        light = [name for own, name in self.layout.stored.items() if own != IMAGE]
-        measured = _measured(parts, light, record.rows)
-        found = {own: measured[name] for own, name in self.layout.stored.items() if own != IMAGE}
-        has_image = np.array([code == Code.SUCCESS.value for code in found["download_code"]])
-        dropped = verdicts["dropped_by"].to_pylist()
-        is_kept = has_image & (self.layout.downloaded | np.array([step is None for step in dropped]))
-        told = zip(is_kept.tolist(), dropped, verdicts["reason"].to_pylist(), strict=True)
-        own = zip(found["status"], found["error_message"], has_image.tolist(), strict=True)
-        outcome = [self._outcome(*row, *more) for row, more in zip(told, own, strict=True)]
+        found = self._found(record, parts)
+        has_image = _true(pc.equal(found["download_code"], Code.SUCCESS.value))
+        is_kept = has_image & (self.layout.downloaded | _true(pc.is_null(verdicts["dropped_by"])))
+        outcomes = self._outcomes(is_kept, has_image, verdicts, found)
         columns_ = {name: pairs[name] for name in self.layout.others}
         columns_ |= {"caption": pairs["text"], "url": pairs["url"]}
         columns_ |= {"key": [self.layout.key(record.index, row) for row in range(record.rows)]}
-        columns_ |= {"status": [one for one, _ in outcome], "error_message": [why for _, why in outcome]}
-        names = [name for name in (*_SIZES, "exif", *HASHES) if name in found]
+        columns_ |= {"status": outcomes["status"], "error_message": outcomes["error_message"]}
+        names = [name for name in (*_SIZES, "exif", *HASHES) if name in found.column_names]
         columns_ |= {name: _where(found[name], is_kept) for name in names}
         schema = self.layout.schema()
         return pa.table([_array(columns_[field.name], field.type) for field in schema], schema=schema), is_kept
 
+    def _found(self, record: PoolShard, parts: Sequence[pq.ParquetFile]) -> pa.Table:
+        """Light columns of the step under their own names."""
+        light = {name: own for own, name in self.layout.stored.items() if own != IMAGE}
+        return _measured(parts, list(light), record.rows).rename_columns(list(light.values()))
+
+    def _outcomes(
+        self, is_kept: NDArray[np.bool_], has_image: NDArray[np.bool_], verdicts: pa.Table, found: pa.Table
+    ) -> pa.Table:
+        """status and error_message of every row; ``SOME`` rows at a time are Python's."""
+        table = pa.table(
+            {
+                "is_kept": is_kept,
+                "dropped_by": verdicts["dropped_by"],
+                "reason": verdicts["reason"],
+                "told": _text(found["status"]),
+                "why": _text(found["error_message"]),
+                "has": has_image,
+            }
+        )
+        made = (
+            pa.Table.from_pylist([self._outcome(**row) for row in batch.to_pylist()], _OUTCOME)
+            for batch in table.to_batches(max_chunksize=SOME)
+        )
+        return pa.concat_tables([_OUTCOME.empty_table(), *made])
+
     def _outcome(
         self, is_kept: bool, dropped_by: str | None, reason: str | None, told: str | None, why: str | None, has: bool
-    ) -> tuple[str, str | None]:
+    ) -> dict[str, str | None]:
         """status and error_message: of a pair that another step dropped, that step and its reason.
 
         The thresholds of the download itself are told in img2dataset's words: ``image too small``.
         """
         if is_kept:
-            return status(Code.SUCCESS), None
+            return _told(status(Code.SUCCESS), None)
         if dropped_by == self.layout.step and has and reason is not None:
-            return status(Code.IMAGE_TOO_SMALL), reason.replace("_", " ")
+            return _told(status(Code.IMAGE_TOO_SMALL), reason.replace("_", " "))
         if dropped_by == self.layout.step:
-            return told or status(Code.NULL_URL), why or reason
+            return _told(told or status(Code.NULL_URL), why or reason)
         early = dropped_by == "pool" or dropped_by in self.layout.before
-        return status(Code.NULL_URL if early else Code.IMAGE_TOO_SMALL), f"{dropped_by}: {reason}"
+        return _told(status(Code.NULL_URL if early else Code.IMAGE_TOO_SMALL), f"{dropped_by}: {reason}")
 
     def _pairs(self, record: PoolShard) -> pa.Table:
         sources = Sources()
@@ -225,16 +249,18 @@ class Told:
         return self._held[row - self._start]
 
 
-def _measured(parts: Sequence[pq.ParquetFile], names: Sequence[str], rows: int) -> dict[str, list[Any]]:
+def _told(status_: str, message: str | None) -> dict[str, str | None]:
+    return {"status": status_, "error_message": message}
+
+
+def _measured(parts: Sequence[pq.ParquetFile], names: Sequence[str], rows: int) -> pa.Table:
     """Columns of the step by row of the shard; null where nothing was measured."""
-    found: dict[str, list[Any]] = {name: [None] * rows for name in names}
-    for part in parts:
-        table = part.read(columns=["row", *names], use_threads=False)
-        places = table["row"].to_pylist()
-        for name in names:
-            for row, value in zip(places, table[name].to_pylist(), strict=True):
-                found[name][row] = value
-    return found
+    if not parts:
+        return pa.table({name: pa.nulls(rows, pa.string()) for name in names})
+    found = pa.concat_tables([part.read(columns=["row", *names], use_threads=False) for part in parts])
+    place = np.full(rows, -1, np.int64)
+    place[found["row"].to_numpy()] = np.arange(found.num_rows)
+    return found.select(names).take(pa.array(place, mask=place < 0))
 
 
 def _images(parts: Sequence[pq.ParquetFile], column: str) -> Iterator[tuple[int, bytes]]:
@@ -250,8 +276,16 @@ def _images_of(part: pq.ParquetFile, column: str) -> Iterator[tuple[int, bytes]]
                 yield row, image.as_py()
 
 
-def _where(values: Sequence[Any], is_kept: NDArray[np.bool_]) -> list[Any]:
-    return [value if kept else None for value, kept in zip(values, is_kept.tolist(), strict=True)]
+def _true(values: pa.ChunkedArray) -> NDArray[np.bool_]:
+    return np.asarray(pc.fill_null(values, False).to_numpy(), np.bool_)
+
+
+def _text(values: pa.ChunkedArray) -> pa.ChunkedArray:
+    return values.cast(pa.string())
+
+
+def _where(values: pa.ChunkedArray, is_kept: NDArray[np.bool_]) -> pa.ChunkedArray:
+    return pc.if_else(pa.array(is_kept), values, pa.scalar(None, values.type))
 
 
 def _array(values: Any, kind: pa.DataType) -> pa.Array:
