@@ -29,6 +29,7 @@ NUMBERS = (
     "FLOAT",
     "DOUBLE",
 )
+WHERE = "where"
 _RANKED = ("aesthetic", "clip_score", "neg_clip_loss", "norm_sim", "sieve", "tmars")
 """Filters with ``min``, ``top`` and ``exclude``; their column is called as they are unless a setting names one."""
 _LIMITS = {
@@ -88,7 +89,9 @@ class Cut:
 
     @property
     def test(self) -> str:
-        """SQL that is true for pairs that stay, null for those without a value."""
+        """SQL that is true for pairs that stay, null for those without a value; to a ``where`` NaN is the greatest."""
+        if self.why == WHERE:
+            return f"{self.sql} {self.sign} {self.limit}"
         return f"CASE WHEN isnan({self.sql}::DOUBLE) THEN NULL ELSE {self.sql} {self.sign} {self.limit} END"
 
     @property
@@ -108,7 +111,7 @@ def cuts(source: Source) -> list[Cut]:
 def _of_step(source: Source, k: int, step: StepRecord) -> Iterator[Cut]:
     name = step.filter
     written = source.settings[k][1] if k < len(source.settings) else {}
-    if name == "where":
+    if name == WHERE:
         yield from _of_expression(source, k, str(step.deciding.get("expression") or ""))
     elif name in _RANKED:
         yield from _of_ranked(source, k, step, written)
@@ -128,13 +131,10 @@ def _of_ranked(source: Source, k: int, step: StepRecord, written: Mapping[str, A
     """``min`` and ``top``; with ``exclude`` pairs below either stay."""
     own = "sieve_fused" if step.deciding.get("clip") else step.filter
     column = str(written.get("column") or own)
-    limits = [
-        ("min", step.deciding.get("min")),
-        (f"top {step.deciding.get('top')}", (step.settled or {}).get("threshold")),
-    ]
-    limits = [(why, value) for why, value in limits if value is not None]
+    given = {"min": step.deciding.get("min"), f"top {step.deciding.get('top')}": (step.settled or {}).get("threshold")}
+    limits = [(why, float(value)) for why, value in given.items() if value is not None]
     if step.deciding.get("exclude") and limits:
-        why, value = max(limits, key=lambda limit: float(limit[1]))
+        why, value = max(limits, key=lambda limit: limit[1])
         yield from _limit(source, k, step, column, "<", value, f"exclude {why}")
         return
     for why, value in limits:
@@ -183,7 +183,7 @@ def _of_expression(source: Source, k: int, expression: str) -> Iterator[Cut]:
         return
     for column, sign, value in tests:
         if place := place_of(source, column, k):
-            yield Cut(k, *place, sign, value, "where")
+            yield Cut(k, *place, sign, value, WHERE)
 
 
 def _required(node: Mapping[str, Any]) -> Iterator[tuple[str, str, float]]:
