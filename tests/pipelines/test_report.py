@@ -25,7 +25,10 @@ from pairsieve.pipelines.run import run
 from pairsieve.pipelines.runner import Result
 from pairsieve.schemas.errors import UserError
 from tests.support import recipe, write_csv
+from tests.support_downloads import recipe as downloads
+from tests.support_downloads import url_list
 from tests.support_report import ROWS, STEPS, curate
+from tests.support_web import serving
 
 MOST_BYTES = 10_000_000
 
@@ -309,6 +312,37 @@ def test_texts_that_were_added(tmp_path: Path) -> None:
     assert made.unread == ()
     assert [(line.step, line.reached, line.dropped) for line in made.funnel] == result.funnel
     assert "Pairs that were added" in text_of(made) and len(re.findall(r"written \d+<", text_of(made))) >= 8
+
+
+def test_head_and_tail_of_a_balance(tmp_path: Path) -> None:
+    """Entries with their counts, and all matches in three parts."""
+    words = ["photo", "a dog", "zebra", "image of sea", "quiz", "the sky", "", "jazz"]
+    rows = [{"url": f"http://e.org/{i}", "text": " ".join(words[(i * k) % 8] for k in range(1, 4))} for i in range(300)]
+    names = tmp_path / "letters.json"
+    names.write_text(json.dumps([chr(i) for i in range(128)]))
+    balance = {"metadata_balance": {"t": 40, "entries": "letters", "metadata": str(names)}}
+    steps = ("tests.support_filters:Letters", balance)
+    result = run(recipe(write_csv(tmp_path / "list.csv", rows), *steps), tmp_path / "run", workers=1)
+    with open_run(result.root) as source:
+        (found,) = Gathered(source, Silent()).balances
+    entries = result.query("SELECT * FROM metadata_balance_entries ORDER BY count DESC, entry_id").to_pylist()
+    assert sum(part[1] for part in found.parts) == 128
+    assert sum(part[2] for part in found.parts) == sum(entry["count"] for entry in entries)
+    assert [entry[:3:2] for entry in found.head] == [
+        (entry["entry"], entry["count"]) for entry in entries if entry["probability"] < 1
+    ][:15]
+    assert "Most frequent of the head" in text_of(report(result.root))
+
+
+def test_downloads_are_told_by_outcome_and_host(tmp_path: Path) -> None:
+    """As ``pairsieve hosts`` tells them; pictures are those that were stored."""
+    with serving() as site:
+        urls = [site.url(f"/ok/{i}" if i % 2 else f"/status/404/{i}") for i in range(12)]
+        result = run(downloads(url_list(tmp_path, urls), 6, [], timeout=5), tmp_path / "run", workers=1)
+    made = report(result.root)
+    page = text_of(made)
+    assert made.unread == () and "What became of the URLs" in page and "http_404" in page
+    assert page.count("data:image/webp") >= 6
 
 
 def test_secrets_and_paths_of_the_recipe_stay_out(curated: Result, written: Report) -> None:
