@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
+from functools import cached_property
 from io import BytesIO
 from itertools import groupby
 
@@ -85,6 +86,14 @@ class Images:
         """Whether any image can be had."""
         return self._step is not None or self._pool is not None
 
+    @cached_property
+    def _parts(self) -> dict[str, list[str]]:
+        """Files of the step by shard."""
+        found: dict[str, list[str]] = {}
+        for name in self._store.names(f"scores/{self._step}", ".parquet"):
+            found.setdefault(name.split(".")[0], []).append(f"scores/{self._step}/{name}")
+        return found
+
     def thumbs(self, places: Iterable[Place]) -> dict[Place, Thumb]:
         """A picture, or the reason why there is none, of each place."""
         wanted = sorted(set(places)) if self.are_there else []
@@ -101,7 +110,8 @@ class Images:
         """The images of some places of one shard, or why there is none."""
         try:
             if self._step is not None:
-                stored = dict(_stored(self._store, self._step, places[0][0], {row for _, row in places}))
+                names = self._parts.get(f"{places[0][0]:05d}", ())
+                stored = dict(_stored(self._store, names, {row for _, row in places}))
                 return [stored.get(row) or "no image was stored" for _, row in places]
             return list(self._of_pool(places))
         except (PairsieveError, pa.ArrowException, OSError, StopIteration):
@@ -124,11 +134,10 @@ class Images:
                         yield image or "the pool has no image"
 
 
-def _stored(store: Store, step: str, shard: int, rows: set[int]) -> Iterator[tuple[int, bytes | None]]:
+def _stored(store: Store, names: Iterable[str], rows: set[int]) -> Iterator[tuple[int, bytes | None]]:
     """Rows and images out of the parts of a shard; only row groups with wanted rows are read."""
-    names = store.names(f"scores/{step}", ".parquet")
-    for name in (name for name in names if name.split(".")[0] == f"{shard:05d}"):
-        with store.parquet(f"scores/{step}/{name}") as file:
+    for name in names:
+        with store.parquet(name) as file:
             for group in range(file.metadata.num_row_groups):
                 if _may_hold(file, group, rows):
                     yield from _of_group(file, group, rows)

@@ -100,12 +100,12 @@ STEPS: tuple[Any, ...] = (
 )
 
 
-def curate(folder: Path, *steps: Any, rows: int = ROWS, **output: Any) -> Result:
-    """Run some steps over the pool of a folder, which is made where it is not there yet; the run is ``run``."""
+def curate(folder: Path, *steps: Any, rows: int = ROWS, root: str | None = None) -> Result:
+    """Run some steps over the pool of a folder, which is made where it is not there yet; the run is ``folder/run``."""
     folder.mkdir(parents=True, exist_ok=True)
     if not (folder / "pool.parquet").exists():
         pq.write_table(table(rows), folder / "pool.parquet", row_group_size=60)
     columns = ["url", "score", "width", "height", "lang", "is_ad", HOSTILE_COLUMN]
     spec = {"path": str(folder / "pool.parquet"), "columns": columns, "shard_rows": 60}
-    recipe = {"pool": {"pairs": spec}, "filters": list(steps), "output": output or {"subset": "subset.npy"}}
-    return run(recipe, folder / "run", engine="local", workers=1)
+    recipe = {"pool": {"pairs": spec}, "filters": list(steps), "output": {"subset": "subset.npy"}}
+    return run(recipe, root or folder / "run", engine="local", workers=1)

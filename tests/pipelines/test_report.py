@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -23,10 +24,13 @@ from pairsieve.pipelines.report_gather import TILES, Gathered
 from pairsieve.pipelines.report_source import open_run
 from pairsieve.pipelines.run import run
 from pairsieve.pipelines.runner import Result
+from pairsieve.pipelines.store import Store
 from pairsieve.schemas.errors import UserError
+from tests.s3 import S3Server
 from tests.support import recipe, write_csv
 from tests.support_downloads import recipe as downloads
 from tests.support_downloads import url_list
+from tests.support_pools import write_img2dataset, write_pairs, write_webdataset
 from tests.support_report import ROWS, STEPS, curate
 from tests.support_web import serving
 
@@ -299,6 +303,16 @@ def test_pictures_of_a_pool_that_has_moved(tmp_path: Path) -> None:
     assert "in the pool, which is not where it was" in text_of(made) and "<img" not in text_of(made)
 
 
+@pytest.mark.parametrize("write", [write_pairs, write_webdataset, write_img2dataset])
+def test_pictures_of_every_kind_of_pool(tmp_path: Path, write: Callable[[Path], dict[str, Any]]) -> None:
+    """They are read where the pool has them; the last pair has none."""
+    (tmp_path / "pool").mkdir()
+    result = run({"pool": write(tmp_path / "pool"), "filters": ["caption_words"]}, tmp_path / "run", workers=1)
+    made = report(result.root)
+    assert made.unread == () and text_of(made).count("data:image/webp") >= 5
+    assert "images are in the pool" in text_of(made)
+
+
 def test_texts_that_were_added(tmp_path: Path) -> None:
     """Beside their parent's own, each with its fate."""
     texts = pa.array([[f"written {i}", f"another {i}"] for i in range(20)], pa.list_(pa.string()))
@@ -343,6 +357,16 @@ def test_downloads_are_told_by_outcome_and_host(tmp_path: Path) -> None:
     page = text_of(made)
     assert made.unread == () and "What became of the URLs" in page and "http_404" in page
     assert page.count("data:image/webp") >= 6
+
+
+def test_a_run_on_an_object_store(s3: S3Server, tmp_path: Path) -> None:
+    """Read there, and written there; its pictures too."""
+    root = f"{s3.make_bucket()}/run"
+    result = curate(tmp_path, {"caption_words": {"least": 3}}, {"random_sample": {"fraction": 0.5}}, rows=70, root=root)
+    made = report(root)
+    assert made.unread == () and made.file == f"{root}/report.html" and made.funnel[-1].left == result.kept
+    page = Store(root).read("report.html").decode()
+    assert page.count("data:image/webp") > 20 and f"pairsieve why {root} UID" in page
 
 
 def test_secrets_and_paths_of_the_recipe_stay_out(curated: Result, written: Report) -> None:
