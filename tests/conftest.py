@@ -29,6 +29,16 @@ def pytest_configure(config: pytest.Config) -> None:
     config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
 
 
+FIRST = ("chaos", "demo", "cluster", "engines", "track_scales", "track_nano", "s3", "tail", "feed")
+"""Test files that take longest: ``test_<name>.py``."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files that take longest come first: of several workers none ends with one of them while the others are done."""
+    order = {f"test_{name}.py": place for place, name in enumerate(FIRST)}
+    items.sort(key=lambda item: order.get(item.path.name, len(order)))
+
+
 @pytest.fixture(scope="session")
 def _s3_server() -> Iterator[S3Server]:
     """One server for all tests: clients are kept by process, and with them its address."""

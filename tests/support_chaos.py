@@ -1,13 +1,15 @@
 """Kill runs of the demo at seeded points and resume them; used by ``test_chaos`` and ``benchmarks/chaos.py``.
 
 A point is a place on the way of an uninterrupted reference run: after so many finished files, and so far
-into the wait for the next one.  Half of the points are spread evenly over the files (they fall into
-barriers, verdicts and the dataset), half over the time (they fall into downloads and the model).
+into the wait for the next one.  The suite has a point for each kind of file that a run writes, so that every phase is
+struck once (``of_each_kind``).  The benchmark has many: half of them are spread evenly over the files (they fall
+into barriers, verdicts and the dataset), half over the time (they fall into downloads and the model).
 """
 
 import hashlib
 import os
 import random
+import re
 import sys
 import time
 from bisect import bisect_right
@@ -71,8 +73,12 @@ TABLE = points(SEED, POINTS)
 
 @dataclass(frozen=True)
 class Reference:
-    """An uninterrupted run: seconds waited for each finished file, and for its end; its files' digests."""
+    """An uninterrupted run: its files as they were finished, and their digests in the end.
 
+    ``waits``: seconds waited for each of them, and for the end.
+    """
+
+    names: tuple[str, ...]
     waits: tuple[float, ...]
     outputs: Mapping[str, str]
 
@@ -95,6 +101,28 @@ class Reference:
         """The points with their places, for messages."""
         places = [(point, self.place(point)) for point in struck]
         return "\n".join(f"{p.number:2} {p.victim:9} after {at.files} files and {at.delay:.3f} s" for p, at in places)
+
+
+def kind(name: str) -> str:
+    """The phase that a file tells of: its name without numbers."""
+    return re.sub(r"\d+", "N", name)
+
+
+def of_each_kind(wanted: Reference, seed: int) -> tuple[Point, ...]:
+    """A point in the wait for one file of each kind, in the order of the run; the victims take turns.
+
+    Which file of its kind, how far into the wait and who comes first are drawn by seed and kind.
+    """
+    places: dict[str, list[int]] = {}
+    for number, name in enumerate(wanted.names):
+        places.setdefault(kind(name), []).append(number)
+    found, first = list[Point](), random.Random(seed).randrange(len(VICTIMS))
+    for turn, (what, numbers) in enumerate(places.items()):
+        rng = random.Random(f"{seed} {what}")
+        share = (rng.choice(numbers) + rng.uniform(0.05, 0.95)) / len(wanted.waits)
+        victim = VICTIMS[(first + turn) % len(VICTIMS)]
+        found.append(Point(turn, "files", share, victim, round(rng.uniform(0.7, 3), 2)))
+    return tuple(sorted(found, key=wanted.order))
 
 
 @dataclass(frozen=True)
@@ -156,7 +184,7 @@ def reference(world: World, out: Path) -> Reference:
     if code:
         raise AssertionError(f"the reference ended with {code}: {run.said()}")
     times = [run.start, *run.reached, run.ended]
-    return Reference(tuple(late - early for early, late in pairwise(times)), outputs(out))
+    return Reference(run.names, tuple(late - early for early, late in pairwise(times)), outputs(out))
 
 
 @dataclass

@@ -24,9 +24,13 @@ SIGNALS: dict[Victim, signal.Signals] = {
 }
 """Every process, as a machine that goes down; every process, as Ctrl-C; the driver alone, twice; one worker; and
 every process, then those of the resumed run."""
-PATIENCE = 240.0
-"""Seconds after which a run hangs."""
+PATIENCE = 120.0
+"""Seconds of stillness after which a run hangs."""
 LOOK = 0.005
+SAMPLE = 1.0
+"""Seconds between two looks at what processes do."""
+BUSY = 0.02
+"""CPU-seconds a second from which processes do more than look whether there is something to do."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +39,36 @@ class Place:
 
     files: int
     delay: float
+
+
+class Stillness:
+    """For how long a session's processes have done nothing.
+
+    Wall time would call a run hanging that only waits: on a busy machine for a CPU, or for a disk that others write
+    gigabytes to.  Such processes are runnable, or in uninterruptible sleep; those that hang are neither.
+    """
+
+    def __init__(self, session: int) -> None:
+        """They are doing something now."""
+        self._session = session
+        self._since = self._looked = time.monotonic()
+        self._ticks = 0
+
+    def moved(self) -> None:
+        """There is other evidence that they do something."""
+        self._since = time.monotonic()
+
+    def seconds(self) -> float:
+        """Since they last did something; looks at them once in ``SAMPLE`` seconds."""
+        now = time.monotonic()
+        if now - self._looked >= SAMPLE:
+            found = stats(self._session)
+            ticks = sum(one.ticks for one in found.values())
+            worked = abs(ticks - self._ticks) / os.sysconf("SC_CLK_TCK") / (now - self._looked)
+            if worked >= BUSY or any(one.state in "RD" for one in found.values()):
+                self._since = now
+            self._looked, self._ticks = now, ticks
+        return now - self._since
 
 
 class Run:
@@ -47,15 +81,21 @@ class Run:
         self.start = time.time()
         self.ended = 0.0
         self.reached: list[float] = []
-        self._seen: set[str] = set()
+        self._seen: dict[str, None] = {}
         with self.errors.open("w") as errors:
             self.process = subprocess.Popen(
                 command,
-                env=environment,
+                env={**environment, "PYTHONFAULTHANDLER": "1"},  # says where it hangs when it is aborted
                 stdout=subprocess.DEVNULL,
                 stderr=errors,
                 start_new_session=True,
             )
+        self._still = Stillness(self.process.pid)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Finished files in the order in which they were seen."""
+        return tuple(self._seen)
 
     def look(self) -> int:
         """Finished files so far: what an earlier run measured counts, what every run makes anew counts when it is."""
@@ -63,7 +103,9 @@ class Run:
         for name, stat in files(self.out).items():
             lasts = name.startswith(("pairs/", "scores/", "dataset/"))
             if not name.startswith(("_work/", "costs.json", "facts/")) and (lasts or stat.st_mtime > self.start - 0.1):
-                self._seen.add(name)
+                self._seen[name] = None
+        if len(self._seen) > len(self.reached):
+            self._still.moved()
         self.reached += [now] * (len(self._seen) - len(self.reached))
         return len(self._seen)
 
@@ -89,7 +131,11 @@ class Run:
         return int(self.process.returncode)
 
     def _give_up_when_hanging(self) -> None:
-        if time.time() > self.start + PATIENCE:
+        if self._still.seconds() > PATIENCE:
+            for pid in members(self.process.pid):
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGABRT)
+            time.sleep(1)
             self.kill()
             raise AssertionError(f"the run hangs with {len(self._seen)} files; {self.said()}")
 
@@ -107,11 +153,12 @@ class Run:
             self.process.send_signal(number)
         else:
             os.killpg(self.process.pid, number)
-        try:
-            self.process.wait(30)
-        except subprocess.TimeoutExpired:
-            self.kill()
-            raise AssertionError(f"the driver survived {number.name} by 30 s; {self.said()}") from None
+        still = Stillness(self.process.pid)
+        while self.process.poll() is None:
+            if still.seconds() > 30:
+                self.kill()
+                raise AssertionError(f"the driver survived {number.name} by 30 s; {self.said()}")
+            time.sleep(LOOK)
 
     def _strike_worker(self) -> None:
         """SIGKILL the youngest worker; before the first there is none, so wait for it."""
@@ -136,22 +183,36 @@ def kill(process: "subprocess.Popen[Any]") -> None:
     process.wait()
 
 
-def members(session: int) -> dict[int, int]:
-    """Living processes of a session, with their parents."""
+@dataclass(frozen=True)
+class Stat:
+    """What the kernel says of a process: its parent, its state as a letter, ticks of CPU time so far."""
+
+    parent: int
+    state: str
+    ticks: int
+
+
+def stats(session: int) -> dict[int, Stat]:
+    """Living processes of a session."""
     found = {}
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             with suppress(OSError):
-                state, parent, _, owner = (entry / "stat").read_text().rpartition(")")[2].split()[:4]
-                if int(owner) == session and state != "Z":
-                    found[int(entry.name)] = int(parent)
+                told = (entry / "stat").read_text().rpartition(")")[2].split()
+                if int(told[3]) == session and told[0] != "Z":
+                    found[int(entry.name)] = Stat(int(told[1]), told[0], int(told[11]) + int(told[12]))
     return found
 
 
+def members(session: int) -> dict[int, int]:
+    """Living processes of a session, with their parents."""
+    return {pid: one.parent for pid, one in stats(session).items()}
+
+
 def left(session: int, seconds: float) -> list[int]:
-    """Processes of a session that do not end within so long."""
-    end = time.time() + seconds
-    while (found := list(members(session))) and time.time() < end:
+    """Processes of a session that do not end, and have done nothing for so long."""
+    still = Stillness(session)
+    while (found := list(members(session))) and still.seconds() < seconds:
         time.sleep(0.05)
     return found
 

@@ -1,7 +1,8 @@
-"""Runs of the demo's size killed at 30 seeded points: what was finished stays, and the end is the reference's.
+"""Runs of the demo's recipe killed once in the wait for each kind of file: what was finished stays, and the end is the
+reference's.
 
-Three directories take ten strikes each, so that few runs begin from nothing;
-``benchmarks/chaos.py`` gives every point a directory of its own.
+Two directories take the strikes in turn, so that few runs begin from nothing; ``python -m tests.benchmarks.chaos`` has
+30 points and more pairs, each point with a directory of its own.
 """
 
 import json
@@ -11,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,12 +22,33 @@ from typing import Any
 import pytest
 
 from pairsieve.pipelines.run import run
+from tests import support_processes
 from tests.support import digests, numbered_rows, recipe, write_csv
-from tests.support_chaos import TABLE, Point, Reference, World, punish, reference, world
-from tests.support_processes import kill, left, members
+from tests.support_chaos import (
+    SEED,
+    TABLE,
+    VICTIMS,
+    Point,
+    Reference,
+    World,
+    kind,
+    of_each_kind,
+    punish,
+    reference,
+    world,
+)
+from tests.support_processes import Run, kill, left, members
 
-PAIRS = 3000
-DIRECTORIES = 3
+PAIRS = 600
+DIRECTORIES = 2
+STEPS = ("caption_words", "same_row", "download", "image_shape", "same_image", "clip_score")
+KINDS = {
+    *(".workers", ".lock", "run.yaml", "pairs/N.parquet", "pairs/_pool.json"),
+    *(f"scores/{step}/N.parquet" for step in STEPS),
+    *("derived/same_row/N.parquet", "derived/same_image/N.parquet", "verdicts/N.parquet"),
+    *("subset.npy", "dataset/N.parquet", "dataset/_manifest.json", "catalog.duckdb"),
+}
+"""Every phase of a run, by what it writes."""
 
 
 @dataclass(frozen=True)
@@ -37,8 +60,7 @@ class Stage:
 
     def struck(self, directory: int) -> list[Point]:
         """The points of one directory, in the order of the run."""
-        order = sorted(TABLE, key=self.wanted.order)
-        return order[directory::DIRECTORIES]
+        return list(of_each_kind(self.wanted, SEED)[directory::DIRECTORIES])
 
 
 @pytest.fixture(scope="module")
@@ -50,11 +72,20 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
     shutil.rmtree(folder)
 
 
-def test_points_are_thirty_and_strike_everybody() -> None:
-    """The table is the issue's: 30 points, on both axes, every victim five times."""
+def test_every_phase_and_everybody_is_struck(stage: Stage) -> None:
+    """The points fall into the wait for each kind of file that a run writes, and each victim is struck twice."""
+    struck = of_each_kind(stage.wanted, SEED)
+    assert {kind(stage.wanted.names[stage.wanted.place(point).files]) for point in struck} == KINDS
+    assert {kind(name) for name in stage.wanted.outputs} <= KINDS
+    assert min(Counter(point.victim for point in struck).values()) >= 2
+    assert {point.victim for point in struck} == set(VICTIMS)
+
+
+def test_points_of_the_benchmark_strike_everybody() -> None:
+    """30 points, on both axes, every victim five times."""
     assert len(TABLE) == 30
     assert {axis: sum(p.axis == axis for p in TABLE) for axis in ("files", "time")} == {"files": 15, "time": 15}
-    assert {sum(p.victim == victim for p in TABLE) for victim in {p.victim for p in TABLE}} == {5}
+    assert {sum(p.victim == victim for p in TABLE) for victim in VICTIMS} == {5}
 
 
 @pytest.mark.timeout(900)
@@ -65,6 +96,23 @@ def test_struck_runs_end_as_the_reference(stage: Stage, directory: int) -> None:
     report = punish(stage.world, stage.wanted, stage.world.folder / f"run-{directory}", struck)
     assert not report.faults, f"{stage.wanted.table(struck)}\n" + "\n".join(report.faults)
     assert [point for point, _ in report.strikes] == struck
+
+
+def test_a_run_that_hangs_says_where(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing done for long enough: every thread's stack is in the message."""
+    monkeypatch.setattr(support_processes, "PATIENCE", 1.0)
+    code = "import threading\ndef forever(): threading.Event().wait()\nforever()"
+    stuck = Run([sys.executable, "-c", code], os.environ, tmp_path / "run")
+    with pytest.raises(AssertionError, match=r"(?s)hangs with 0 files;.*in forever"):
+        stuck.end()
+
+
+def test_a_run_that_works_does_not_hang(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However little it finishes, and however slow the machine is."""
+    monkeypatch.setattr(support_processes, "PATIENCE", 0.4)
+    monkeypatch.setattr(support_processes, "SAMPLE", 0.1)
+    code = "import time\nwhile time.process_time() < 1: pass"
+    assert Run([sys.executable, "-c", code], os.environ, tmp_path / "run").end() == 0
 
 
 @pytest.fixture

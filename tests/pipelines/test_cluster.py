@@ -15,6 +15,7 @@ import pyarrow
 import pytest
 
 import pairsieve
+from pairsieve.filters._host_limits import shared
 from pairsieve.pipelines import ray_workers
 from pairsieve.pipelines.engine import Needs
 from pairsieve.pipelines.engine_ray import RayEngine
@@ -275,6 +276,18 @@ def test_worker_of_a_later_node_is_checked_too(nodes: Nodes, tmp_path: Path) -> 
             list(engine.map(str, [ShardTask(0, "a")], Needs(), "pass"))
     finally:
         engine.close()
+
+
+def test_limits_of_hosts_are_shared_by_the_nodes_with_cpus(nodes: Nodes) -> None:
+    """Two nodes have half of a rate each, and half of the connections, but one at least; the head has no workers."""
+    import ray
+
+    ray.init(address=nodes.address, log_to_driver=False, logging_level="ERROR")
+    try:
+        found = ray.get(ray.remote(lambda: (shared(5, 10.0), shared(1, None), shared(None, 0.5))).remote())
+    finally:
+        ray.shutdown()
+    assert found == ((2, 5.0), (1, None), (None, 0.25))
 
 
 def site(folder: Path) -> Site:

@@ -1,6 +1,5 @@
 """Engines: one worker or two, this machine or Ray, the bytes are the same."""
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import pytest
 
 from pairsieve.pipelines.demo_pool import build_pool, write_url_list
 from pairsieve.pipelines.demo_server import serve
+from pairsieve.pipelines.engine_ray import OBJECT_STORE
 from pairsieve.pipelines.run import run
 from pairsieve.pipelines.runner import Result
 from pairsieve.schemas.errors import ShardError
@@ -21,12 +21,19 @@ RUNS = {"one worker": ("local", 1), "two workers": ("local", 2), "ray": ("ray", 
 
 
 @pytest.fixture(scope="module")
-def _workers_find_tests() -> Iterator[None]:
-    """Ray's workers import the tests' filters by name."""
-    before = os.environ.get("PYTHONPATH")
-    os.environ["PYTHONPATH"] = str(Path(__file__).parents[2])
-    yield
-    os.environ.pop("PYTHONPATH") if before is None else os.environ.update(PYTHONPATH=before)
+def _one_ray() -> Iterator[None]:
+    """A Ray of this process that runs join, whose workers import the tests' filters by name.
+
+    The run of ``runs`` has a Ray of its own, as users' have.
+    """
+    import ray
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        ray.init("local", num_cpus=2, object_store_memory=OBJECT_STORE, include_dashboard=False, logging_level="ERROR")
+        yield
+        ray.shutdown()
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +86,7 @@ def test_dataset_holds_decodable_images(runs: dict[str, tuple[Path, Result]]) ->
             image.load()
 
 
-@pytest.mark.usefixtures("_workers_find_tests")
+@pytest.mark.usefixtures("_one_ray")
 @pytest.mark.parametrize(
     ("how", "says"), [("raise", "ValueError: this caption is too much"), ("kill", "killed its worker 3 times")]
 )
@@ -93,7 +100,7 @@ def test_ray_sets_a_broken_shard_aside(tmp_path: Path, how: str, says: str) -> N
     assert found == ["00000.parquet", "00002.parquet", "00003.parquet"]
 
 
-@pytest.mark.usefixtures("_workers_find_tests")
+@pytest.mark.usefixtures("_one_ray")
 def test_what_a_pool_filter_derives_is_the_same_on_ray(tmp_path: Path) -> None:
     """Vectors of counts travel to Ray's workers as to any other."""
     pool = write_csv(tmp_path / "list.csv", numbered_rows(400))
@@ -103,7 +110,7 @@ def test_what_a_pool_filter_derives_is_the_same_on_ray(tmp_path: Path) -> None:
     assert digests(tmp_path / "ray") == digests(tmp_path / "local")
 
 
-@pytest.mark.usefixtures("_workers_find_tests")
+@pytest.mark.usefixtures("_one_ray")
 def test_near_and_semantic_duplicates_are_the_same_on_ray(tmp_path: Path) -> None:
     """Clusters, and decisions within groups, which run as tasks of their own."""
     rng = np.random.default_rng(0)
