@@ -48,7 +48,7 @@ def sizes(source: Source) -> tuple[str, Counted] | None:
         for first, second in (("original_width", "original_height"), ("width", "height")):
             if first in source.columns.get(view, {}) and second in source.columns[view]:
                 sides = [f"TRY_CAST({quote(name)} AS UINTEGER)" for name in (first, second)]
-                value = f"{sides[0]}::HUGEINT * {_SIDE} + {sides[1]}"  # a number: words would take three times as long
+                value = f"{sides[0]}::UBIGINT * {_SIDE} + {sides[1]}"  # a number: words would take three times as long
                 what = f"(SELECT shard, row, {value} AS size FROM {quote(view)})"
                 found = _counted(
                     source, f"size AS value, d FROM {JOINED.format(view=what)} WHERE size IS NOT NULL", False
