@@ -19,8 +19,6 @@ from pairsieve.pipelines.sql import quote
 SAMPLE = 50_000
 """Pairs of a sample, about; all of a smaller run."""
 BINS = 56
-WORDS = 16
-"""Values of a column of words that get a bar; the others share one."""
 DISTINCT = 300
 """A column of words with more distinct values in the sample is text, which has no distribution."""
 TOGETHER = 8

@@ -86,10 +86,11 @@ class Gathered:
         order = sorted(found, key=lambda chart: (chart.step is None, chart.step or 0))  # stable: else as they come
         self.left_out += [chart.column for chart in order[CHARTS:]]
         self.entries = [Entry(chart) for chart in order[:CHARTS]]
-        self.room = TILES
+        self.room = TILES // 2  # however many steps cut, the rest of the page has the other half
         for entry in (entry for entry in self.entries if entry.chart.cuts):
             with self.source.section(f"pairs near a threshold of {entry.chart.column}"):
                 entry.near = tuple(self._near(entry.chart, cut) for cut in entry.chart.cuts)
+        self.room += TILES - TILES // 2
         self.reasons = [self._roomy(reason) for reason in reversed(self.reasons)][::-1]  # those that stay first
         self.duplicates = Duplicates()
         with self.source.section("duplicates"):

@@ -197,10 +197,3 @@ def _clusters(source: Source, chosen: Sequence[tuple[Any, ...]], steps: str) -> 
         picks[step, survivor].append(Pick(shard, row, "duplicate"))
     source.con.execute("DROP TABLE chosen")
     yield from (Cluster(step, survivor, pairs, tuple(picks[step, survivor])) for step, survivor, pairs in chosen)
-
-
-def fewer(picks: tuple[Pick, ...], most: int) -> tuple[Pick, ...]:
-    """Evenly chosen ones of them, where they are more."""
-    if len(picks) <= most:
-        return picks
-    return tuple(picks[round(i * (len(picks) - 1) / max(1, most - 1))] for i in range(most))
