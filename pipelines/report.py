@@ -21,8 +21,12 @@ from pairsieve.schemas.errors import UserError
 
 @dataclass(frozen=True)
 class Report:
-    """A report that was written: where, its bytes, the funnel as (step, reached, dropped), the thresholds."""
+    """A report that was written: of which run, where, its bytes, the funnel, the thresholds in force.
 
+    ``state`` says what is unfinished of the run, ``unread`` what could not be read.
+    """
+
+    run: str
     file: str
     bytes: int
     funnel: tuple[Line, ...]
@@ -32,14 +36,17 @@ class Report:
 
     def document(self) -> dict[str, Any]:
         """It as JSON values."""
-        lines = [{"step": line.step, "reached": line.reached, "dropped": line.dropped} for line in self.funnel]
-        alone = [line.alone for line in self.funnel]
-        cuts = [{"step": self.funnel[cut.step + 1].step, "column": cut.column, "sign": cut.sign} for cut in self.cuts]
+        names = ("step", "reached", "dropped", "left", "alone")
+        steps = [line.step for line in self.funnel[1:]]
         return {
+            "run": self.run,
             "file": self.file,
             "bytes": self.bytes,
-            "funnel": [line | {"alone": one} for line, one in zip(lines, alone, strict=True)],
-            "thresholds": [one | {"value": cut.value} for one, cut in zip(cuts, self.cuts, strict=True)],
+            "funnel": [{name: getattr(line, name) for name in names} for line in self.funnel],
+            "thresholds": [
+                {"step": steps[cut.step], "column": cut.column, "sign": cut.sign, "value": cut.value}
+                for cut in self.cuts
+            ],
             "state": list(self.state),
             "unread": list(self.unread),
         }
@@ -56,7 +63,8 @@ def report(run: str | Path, out: str | Path | None = None, *, progress: Reporter
         page = report_page.render(made.content())
         folder.write(name, page)
         found = (tuple(made.funnel), tuple(made.cuts), source.state, tuple(source.unread))
-        return Report(folder.path(name) if folder.local else folder.url(name), len(page), *found)
+        file = folder.path(name) if folder.local else folder.url(name)
+        return Report(source.store.root, file, len(page), *found)
 
 
 def _target(run: str, out: str | None) -> tuple[Store, str]:

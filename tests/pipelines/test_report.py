@@ -26,6 +26,7 @@ from pairsieve.pipelines.run import run
 from pairsieve.pipelines.runner import Result
 from pairsieve.pipelines.store import Store
 from pairsieve.schemas.errors import UserError
+from tests.pipelines.test_cli_json import DOCUMENTED
 from tests.s3 import S3Server
 from tests.support import recipe, write_csv
 from tests.support_downloads import recipe as downloads
@@ -390,6 +391,7 @@ def test_the_command_says_what_was_counted(curated: Result) -> None:
         tuple(line) for line in curated.funnel
     ]
     assert {line["step"] for line in found["thresholds"]} >= {"clip_score", "where"}
+    assert found.keys() == DOCUMENTED["report"]
 
 
 @pytest.mark.parametrize("out", [".", "folder/"])
