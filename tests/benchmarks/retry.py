@@ -10,6 +10,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 from unittest.mock import patch
 
 import numpy as np
@@ -48,7 +49,7 @@ def main(rows: int = 20_000, shard_rows: int = 10_000, size: int = 18_000) -> No
     ):
         folder = Path(name)
         urls = [site.url(f"/status/503/{i}" if i % shard_rows == 7 else f"/ok/{i % 64}?{i}") for i in range(rows)]
-        settings = {"disable_all_reencoding": True, "timeout": 60, "patience": 60, "host_concurrency": None}
+        settings: dict[str, Any] = {"disable_all_reencoding": True, "timeout": 60, "patience": 60, "host_concurrency": None}
         run(recipe(url_list(folder, urls), shard_rows, **settings), folder / "run", workers=1, engine="local")
         stored = sum(file.stat().st_size for file in (folder / "run/scores/download").iterdir())
         began = time.process_time()
