@@ -49,7 +49,8 @@ def main(rows: int = 20_000, shard_rows: int = 10_000, size: int = 18_000) -> No
     ):
         folder = Path(name)
         urls = [site.url(f"/status/503/{i}" if i % shard_rows == 7 else f"/ok/{i % 64}?{i}") for i in range(rows)]
-        settings: dict[str, Any] = {"disable_all_reencoding": True, "timeout": 60, "patience": 60, "host_concurrency": None}
+        settings: dict[str, Any] = {"disable_all_reencoding": True, "timeout": 60, "host_concurrency": None}
+        settings["patience"] = settings["timeout"]
         run(recipe(url_list(folder, urls), shard_rows, **settings), folder / "run", workers=1, engine="local")
         stored = sum(file.stat().st_size for file in (folder / "run/scores/download").iterdir())
         began = time.process_time()
