@@ -6,7 +6,6 @@ memory.  A client holds ``max_memory`` bytes of bodies and one more body at most
 """
 
 import asyncio
-import ssl
 import threading
 import weakref
 from collections.abc import Callable, Sequence
@@ -15,7 +14,6 @@ from contextlib import suppress
 from queue import SimpleQueue
 from typing import Any, Generic, TypeVar
 
-import aiohttp
 import uvloop
 
 from pairsieve.filters._addresses import Guard
@@ -23,14 +21,11 @@ from pairsieve.filters._codes import SILENT, Code
 from pairsieve.filters._dns import DirectLookup, Resolver, SystemLookup
 from pairsieve.filters._fetch import Fetched, Fetcher, Policy, parse
 from pairsieve.filters._host_limits import HostLimits, shared
-from pairsieve.filters._turns import HostDownError, LeftError, Turn, Turns
+from pairsieve.filters._http import Session
+from pairsieve.filters._names import Names
+from pairsieve.filters._turns import HostDownError, LeftError, Turns
 
 T = TypeVar("T")
-NAMES = 100_000
-"""Host names whose addresses are kept."""
-NAMES_FOR = 600
-"""Seconds for which they are."""
-
 LEFT = Fetched(Code.TIMEOUT, error_message="left for later")
 """What ``use`` is given of a URL that took longer than the patience with it."""
 
@@ -167,9 +162,9 @@ class _Open:
 
     def __init__(self, policy: Policy, limits: HostLimits) -> None:
         self._resolver = Resolver(DirectLookup(policy.name_servers) if policy.name_servers else SystemLookup())
-        self._session = _session(policy, self._resolver)
+        self.session = _session(policy, self._resolver)
         self.turns = Turns(policy.concurrency, limits, policy.max_host_failures)
-        self.fetcher = Fetcher(self._session, policy)
+        self.fetcher = Fetcher(self.session, policy)
 
     async def close(self) -> None:
         """Cancel what is under way, and close."""
@@ -178,7 +173,7 @@ class _Open:
         for task in others:
             task.cancel()
         await asyncio.gather(*others, return_exceptions=True)
-        await self._session.close()
+        await self.session.close()
         await self._resolver.close()
 
 
@@ -186,34 +181,16 @@ async def _opened(policy: Policy, limits: HostLimits) -> _Open:
     return _Open(policy, limits)
 
 
-def _session(policy: Policy, resolver: Resolver) -> aiohttp.ClientSession:
+def _session(policy: Policy, resolver: Resolver) -> Session:
     """A session with every guard."""
-    connector = aiohttp.TCPConnector(
-        limit=0,  # places limit; waiting here would count against the deadline
-        ssl=ssl.create_default_context(),
-        resolver=resolver,
-        ttl_dns_cache=NAMES_FOR,
-        dns_cache_max_size=NAMES,
-        socket_factory=Guard(policy.networks),
+    return Session(
+        Names(resolver),
+        Guard(policy.networks),
+        agent=policy.user_agent,
+        connect_timeout=policy.connect_timeout,
+        silence=policy.low_speed_time,
+        concurrency=policy.concurrency,
     )
-    trace = aiohttp.TraceConfig()
-    trace.on_connection_reuseconn.append(_reused)
-    session = aiohttp.ClientSession(
-        connector=connector,
-        trace_configs=[trace],
-        cookie_jar=aiohttp.DummyCookieJar(),
-        headers={"User-Agent": policy.user_agent, "Accept": "*/*", "Accept-Encoding": "identity"},
-        timeout=aiohttp.ClientTimeout(total=None, sock_connect=policy.connect_timeout, sock_read=policy.low_speed_time),
-        auto_decompress=False,
-        trust_env=False,  # proxies are named request by request; .netrc is never read
-    )
-    session._retry_connection = False  # it would ask twice for every URL whose server hangs up, uncounted
-    return session
-
-
-async def _reused(_: aiohttp.ClientSession, context: Any, __: aiohttp.TraceConnectionReuseconnParams) -> None:
-    if isinstance(turn := context.trace_request_ctx, Turn):
-        turn.is_reused = True
 
 
 def fetch_each(urls: Sequence[str | None], policy: Policy, use: Callable[[Fetched], T], threads: int = 1) -> list[T]:

@@ -1,6 +1,6 @@
 """Look up host names for many URLs at a time: the system's way in threads, or name servers asked directly.
 
-What exists is cached by aiohttp's connector; that a name does not exist is remembered here for a minute, so
+What exists is kept by ``_names``; that a name does not exist is remembered here for a minute, so
 that a dead host of a thousand URLs is asked for once.  A server that fails or does not answer is asked again.
 A thread costs some 30 µs a look-up and is lost to a dead name server for its time-out; c-ares needs no threads.
 """
@@ -12,8 +12,6 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
-
-from aiohttp.abc import AbstractResolver, ResolveResult
 
 if TYPE_CHECKING:
     import aiodns
@@ -33,7 +31,7 @@ _MISSING = frozenset({socket.EAI_NONAME, getattr(socket, "EAI_NODATA", socket.EA
 class Lookup(Protocol):
     """One way to look a name up."""
 
-    async def __call__(self, host: str, port: int, family: int) -> list[ResolveResult]:
+    async def __call__(self, host: str) -> list[str]:
         """Every address; raises ``OSError``, of which ``socket.gaierror`` says that there is none."""
         ...
 
@@ -42,22 +40,20 @@ class Lookup(Protocol):
         ...
 
 
-class Resolver(AbstractResolver):
+class Resolver:
     """Looks names up, and remembers those that do not exist."""
 
     def __init__(self, lookup: Lookup) -> None:
         self._lookup = lookup
         self._missing: OrderedDict[str, float] = OrderedDict()
 
-    async def resolve(
-        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
-    ) -> list[ResolveResult]:
+    async def resolve(self, host: str) -> list[str]:
         """Every address of a host; raises ``OSError``."""
         now = asyncio.get_running_loop().time()
         if self._missing.get(host, now) > now:
             raise socket.gaierror(socket.EAI_NONAME, "no such name, as a minute ago")
         try:
-            return await self._lookup(host, port, family)
+            return await self._lookup(host)
         except socket.gaierror as error:
             if error.errno in _MISSING:
                 self._remember(host, now + MISSING_FOR)
@@ -80,12 +76,12 @@ class SystemLookup:
     def __init__(self, threads: int = THREADS) -> None:
         self._threads = ThreadPoolExecutor(threads, "resolve")
 
-    async def __call__(self, host: str, port: int, family: int) -> list[ResolveResult]:
+    async def __call__(self, host: str) -> list[str]:
         """See ``Lookup``."""
         loop = asyncio.get_running_loop()
-        ask = partial(socket.getaddrinfo, host, port, family, socket.SOCK_STREAM, flags=socket.AI_ADDRCONFIG)
+        ask = partial(socket.getaddrinfo, host, None, type=socket.SOCK_STREAM, flags=socket.AI_ADDRCONFIG)
         found = await loop.run_in_executor(self._threads, ask)
-        return [_result(host, str(target[0]), port, kind) for kind, _, _, _, target in found]
+        return [str(target[0]) for *_, target in found]
 
     def close(self) -> None:
         """See ``Lookup``."""
@@ -99,17 +95,17 @@ class DirectLookup:
         self._servers = list(name_servers)
         self._resolver: aiodns.DNSResolver | None = None
 
-    async def __call__(self, host: str, port: int, family: int) -> list[ResolveResult]:
+    async def __call__(self, host: str) -> list[str]:
         """See ``Lookup``."""
         import aiodns
 
         if self._resolver is None:  # it binds itself to the running loop
             self._resolver = aiodns.DNSResolver(self._servers, timeout=TRY_SECONDS, tries=TRIES, domains=[])
         try:
-            found = await self._resolver.getaddrinfo(host, socket.AddressFamily(family), port, type=socket.SOCK_STREAM)
+            found = await self._resolver.getaddrinfo(host, socket.AF_UNSPEC, type=socket.SOCK_STREAM)
         except aiodns.error.DNSError as error:
             raise _as_system_says(error) from error
-        return [_result(host, _text(node.addr[0]), port, node.family) for node in found.nodes]
+        return [_text(node.addr[0]) for node in found.nodes]
 
     def close(self) -> None:
         """See ``Lookup``."""
@@ -129,7 +125,3 @@ def _as_system_says(error: Exception) -> OSError:
 
 def _text(address: bytes | str) -> str:
     return address.decode() if isinstance(address, bytes) else address
-
-
-def _result(host: str, address: str, port: int, family: int) -> ResolveResult:
-    return ResolveResult(hostname=host, host=address, port=port, family=family, proto=0, flags=socket.AI_NUMERICHOST)

@@ -8,18 +8,18 @@ an exception.  ``_client`` runs many of these at a time.
 
 import asyncio
 import re
-import ssl
+import socket
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from urllib.request import getproxies, proxy_bypass
 
-import aiohttp
 from yarl import URL
 
-from pairsieve.filters._addresses import MARK
 from pairsieve.filters._codes import RETRIED, Code, printable, status_code
 from pairsieve.filters._headers import FORMATS, HEAD_BYTES, refusal
+from pairsieve.filters._http import Answer, RequestError, Session
+from pairsieve.filters._names import BadNameError
 from pairsieve.filters._robots import opted_out
 from pairsieve.filters._robots_txt import RobotsFiles
 from pairsieve.filters._turns import Held, LeftError, Memory, Turn
@@ -30,8 +30,6 @@ SHARES = 1_048_576
 """Bytes of memory that a body asks for at once: those announced, but no more than ``SHARES``; else ``SHARE``."""
 FIRST_WAIT = 0.5
 """Seconds before the first further attempt; each wait is twice the one before."""
-STALE = 3
-"""Kept connections that one request may find closed before it fails."""
 _PLAIN = re.compile(r"[A-Za-z0-9._~:/?#\[\]@!$&'()*+,;=%-]*")  # sent as it stands: signed URLs break if requoted
 _COMPRESSED = frozenset({"gzip", "x-gzip", "deflate", "br", "zstd", "compress", "x-compress"})
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
@@ -114,7 +112,7 @@ def parse(url: str | None) -> URL | Fetched:
 class Fetcher:
     """Fetches URLs over one session."""
 
-    def __init__(self, session: aiohttp.ClientSession, policy: Policy) -> None:
+    def __init__(self, session: Session, policy: Policy) -> None:
         self._session, self._policy = session, policy
         self._memory = Memory(policy.max_memory)
         self._robots = RobotsFiles(self._text, policy.agent) if policy.robots_txt else None
@@ -183,30 +181,11 @@ class Fetcher:
             return _failure(error)
 
     async def _ask(self, url: URL, turn: Turn, held: Held) -> Fetched | URL:
-        """One request: its outcome, or where it leads on to.
-
-        A connection that was kept may have been closed by the server meanwhile, which says nothing of the URL; but a
-        server that hangs up at this URL is not asked over every connection there is.
-        """
-        for _ in range(STALE):
-            try:
-                return await self._request(url, turn, held)
-            except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError):
-                if not turn.is_reused:
-                    raise
-        return await self._request(url, turn, held)
-
-    async def _request(self, url: URL, turn: Turn, held: Held) -> Fetched | URL:
+        """One request: its outcome, or where it leads on to."""
         await turn.ask(url.host or "")
-        turn.is_reused = False
-        request = self._session.get(url, allow_redirects=False, proxy=self._proxy(url), trace_request_ctx=turn)
-        async with request as answer:
-            try:
-                leads_to = _redirect(answer)
-                return await self._read(answer, held) if leads_to is None else leads_to
-            finally:
-                if not answer.content.at_eof():
-                    answer.close()  # not to be read to its end for the sake of reuse
+        async with await self._session.get(url, turn, self._proxy(url)) as answer:
+            leads_to = _redirect(answer)
+            return await self._read(answer, held) if leads_to is None else leads_to
 
     def _proxy(self, url: URL) -> str | None:
         """The environment's proxy for this URL, where proxies were asked for."""
@@ -214,19 +193,19 @@ class Fetcher:
             return None
         return self._proxies.get(url.scheme)
 
-    async def _read(self, answer: aiohttp.ClientResponse, held: Held) -> Fetched:
+    async def _read(self, answer: Answer, held: Held) -> Fetched:
         """The body, unless the header or its first bytes rule it out."""
         policy = self._policy
         known = Fetched(
             code=Code.SUCCESS,
             http_status=answer.status,
             final_url=printable(str(answer.url), LONGEST_URL),
-            content_type=printable(answer.headers.get("Content-Type", "")) or None,
+            content_type=printable(answer.headers.get("Content-Type")) or None,
         )
         refused = _refused(answer, policy)
         if refused:
             return replace(known, code=refused[0], error_message=refused[1], retry_after=_retry_after(answer))
-        body = await _body(answer.content, answer.content_length or 0, held, policy)
+        body = await _body(answer, held, policy)
         if isinstance(body, bytes):
             return replace(known, body=body)
         return replace(known, code=body, error_message=_BODIES[body].format(policy=policy))
@@ -235,22 +214,19 @@ class Fetcher:
         """Status and first bytes of a small text, after redirects; for robots.txt."""
         for _ in range(self._policy.max_redirects + 1):
             await turn.ask(url.host or "")
-            async with self._session.get(url, allow_redirects=False, proxy=self._proxy(url)) as answer:
-                try:
-                    leads_to = _redirect(answer)
-                    if leads_to is None:
-                        return answer.status, await _first_bytes(answer.content, most)
-                finally:
-                    answer.close()
+            async with await self._session.get(url, turn, self._proxy(url)) as answer:
+                leads_to = _redirect(answer)
+                if leads_to is None:
+                    return answer.status, await _first_bytes(answer, most)
             if isinstance(leads_to, Fetched):
                 break
             url = leads_to
         return 404, b""
 
 
-def _redirect(answer: aiohttp.ClientResponse) -> URL | Fetched | None:
+def _redirect(answer: Answer) -> URL | Fetched | None:
     """Where an answer leads on to, parsed like a URL of the list; None where it does not."""
-    if answer.status not in _REDIRECTS or not (text := answer.headers.get("Location", "").strip()):
+    if answer.status not in _REDIRECTS or not (text := answer.headers.get("Location")):
         return None
     try:
         text = str(answer.url.join(URL(text, encoded=_PLAIN.fullmatch(text) is not None)))
@@ -271,32 +247,32 @@ _BODIES = {
 }
 
 
-def _refused(answer: aiohttp.ClientResponse, policy: Policy) -> tuple[Code, str] | None:
+def _refused(answer: Answer, policy: Policy) -> tuple[Code, str] | None:
     """What the header rules out before the body is read: code and message."""
     code = status_code(answer.status)
     if code:
         return code, f"HTTP status {answer.status}"
-    if policy.disallowed and (lines := answer.headers.getall("X-Robots-Tag", ())):
+    if policy.disallowed and (lines := answer.headers.all("X-Robots-Tag")):
         directive = opted_out(lines, policy.agents, policy.disallowed)
         if directive:
             return Code.OPTED_OUT, f"X-Robots-Tag: {printable(directive, 40)}"
-    encoding = {e.strip().lower() for e in answer.headers.get("Content-Encoding", "").split(",")}
+    encoding = {e.strip().lower() for e in answer.headers.get("Content-Encoding").split(",")}
     if encoding & _COMPRESSED:
         return Code.COMPRESSED_BODY, "the body is compressed, which was not asked for"
-    if (answer.content_length or 0) > policy.max_bytes:
+    if answer.content_length > policy.max_bytes:
         return Code.BODY_TOO_LARGE, f"more than {policy.max_bytes} bytes announced"
     return None
 
 
-async def _body(content: aiohttp.StreamReader, announced: int, held: Held, policy: Policy) -> bytes | Code:
+async def _body(answer: Answer, held: Held, policy: Policy) -> bytes | Code:
     """All bytes, or the code of what is wrong with them, as early as it shows.
 
     Waiting for memory is not the server's slowness.
     """
     clock = asyncio.get_running_loop().time
-    body = bytearray()
+    body, announced = bytearray(), answer.content_length
     since, mark, looked = clock(), 0, False
-    while part := await content.readany():
+    while part := await answer.readany():
         size = len(body) + len(part)
         if size > policy.max_bytes:
             return Code.BODY_TOO_LARGE
@@ -318,17 +294,17 @@ async def _body(content: aiohttp.StreamReader, announced: int, held: Held, polic
     return bytes(body) if looked else refusal(bytes(body), policy.formats) or bytes(body)
 
 
-async def _first_bytes(content: aiohttp.StreamReader, most: int) -> bytes:
+async def _first_bytes(answer: Answer, most: int) -> bytes:
     """At most so many bytes."""
     found = bytearray()
-    while len(found) < most and (part := await content.readany()):
+    while len(found) < most and (part := await answer.readany()):
         found += part
     return bytes(found[:most])
 
 
-def _retry_after(answer: aiohttp.ClientResponse) -> float | None:
+def _retry_after(answer: Answer) -> float | None:
     """Seconds that the server asks to wait, as a number or until a date; None where it does not."""
-    text = answer.headers.get("Retry-After", "").strip()
+    text = answer.headers.get("Retry-After")
     if text.isascii() and text.isdigit():
         return float(text) if len(text) < 8 else float(10**8)
     try:
@@ -338,24 +314,18 @@ def _retry_after(answer: aiohttp.ClientResponse) -> float | None:
         return None
 
 
-_FAILURES: tuple[tuple[type[Exception], Code], ...] = (  # the first that fits; TimeoutError is an OSError
-    (aiohttp.NonHttpUrlClientError, Code.BAD_SCHEME),
-    (aiohttp.InvalidURL, Code.BAD_URL),
-    (aiohttp.ClientConnectorDNSError, Code.DNS_FAILURE),
-    (aiohttp.ClientSSLError, Code.TLS_FAILURE),
-    (ssl.SSLError, Code.TLS_FAILURE),
+_FAILURES: tuple[tuple[type[Exception], Code], ...] = (  # the first that fits; they are OSErrors and ValueErrors
+    (socket.gaierror, Code.DNS_FAILURE),
     (TimeoutError, Code.TIMEOUT),
-    (aiohttp.ClientPayloadError, Code.CONNECTION_FAILED),
-    (aiohttp.ClientConnectionError, Code.CONNECTION_FAILED),
-    (OSError, Code.CONNECTION_FAILED),
+    (OSError, Code.DNS_FAILURE),
+    (BadNameError, Code.BAD_URL),
     (UnicodeError, Code.BAD_URL),  # a host name that cannot be encoded
 )
 
 
 def _failure(error: Exception) -> Fetched:
     """The outcome that an exception of the client stands for."""
-    text = str(error)
-    if isinstance(error, OSError) and MARK in text:
-        return Fetched(Code.PRIVATE_ADDRESS, error_message=MARK)
+    if isinstance(error, RequestError):
+        return Fetched(error.code, error_message=printable(str(error)))
     code = next((c for kind, c in _FAILURES if isinstance(error, kind)), Code.BAD_RESPONSE)
-    return Fetched(code, error_message=printable(f"{type(error).__name__}: {text}"))
+    return Fetched(code, error_message=printable(f"{type(error).__name__}: {error}"))

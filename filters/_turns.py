@@ -132,7 +132,6 @@ class Turn:
         self._turns = turns
         self._host: str | None = host
         self.requests = 0
-        self.is_reused = False  # whether the last request went over a connection that was kept
 
     async def ask(self, host: str) -> None:
         """Wait until another request may be made, perhaps of another host; the first was granted on entering."""

@@ -201,11 +201,13 @@ def test_patience_leaves_slow_urls(site: Site) -> None:
 
 def test_connections_are_kept_over_batches(site: Site) -> None:
     """A second batch of a host needs no new handshake: one client, one session."""
-    with Client(replace(POLICY, concurrency=1), lambda fetched: fetched.seconds) as client:
-        for _ in range(3):
-            client.begin([site.url("/ok/1")]).result()
-        connector = client._open._session.connector
-        assert connector is not None and sum(len(c) for c in connector._conns.values()) == 1
+    opened = []
+    with Client(replace(POLICY, concurrency=1), lambda fetched: fetched.code) as client:
+        session, guard = client._open.session, client._open.session.guard
+        session.guard = lambda info: opened.append(info) or guard(info)
+        codes = [client.begin([site.url("/ok/1")]).result() for _ in range(3)]
+    assert codes == [[Code.SUCCESS]] * 3
+    assert len(opened) == 1
 
 
 def test_a_closed_client_gives_up(site: Site) -> None:

@@ -14,7 +14,8 @@ import pytest
 
 from pairsieve.filters._client import Client
 from pairsieve.filters._codes import Code
-from pairsieve.filters._fetch import STALE, Fetched, Policy
+from pairsieve.filters._fetch import Fetched, Policy
+from pairsieve.filters._http import STALE
 from pairsieve.filters.download import Download
 from tests.support_web import photo
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from pairsieve.filters._codes import RETRIED, Code
-from pairsieve.filters._fetch import STALE
+from pairsieve.filters._http import STALE
 from pairsieve.pipelines.forget import MARK, Forget, Wanted
 from pairsieve.pipelines.hosts import page, report
 from pairsieve.pipelines.retry import code, retry
