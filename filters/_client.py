@@ -21,8 +21,8 @@ from pairsieve.filters._codes import SILENT, Code
 from pairsieve.filters._dns import DirectLookup, Resolver, SystemLookup
 from pairsieve.filters._fetch import Fetched, Fetcher, Policy, parse
 from pairsieve.filters._host_limits import HostLimits, shared
+from pairsieve.filters._host_names import Names
 from pairsieve.filters._http import Session
-from pairsieve.filters._names import Names
 from pairsieve.filters._turns import HostDownError, LeftError, Turns
 
 T = TypeVar("T")

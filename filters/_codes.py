@@ -88,4 +88,5 @@ def status_code(http_status: int) -> Code | None:
 
 def printable(text: str, length: int = 200) -> str:
     """The text as one bounded line: what cannot be printed (or stored as UTF-8) becomes ``?``."""
-    return "".join(c if c.isprintable() else "?" for c in text[:length])
+    text = text[:length]
+    return text if text.isprintable() else "".join(c if c.isprintable() else "?" for c in text)

@@ -1,6 +1,6 @@
 """Look up host names for many URLs at a time: the system's way in threads, or name servers asked directly.
 
-What exists is kept by ``_names``; that a name does not exist is remembered here for a minute, so
+What exists is kept by ``_host_names``; that a name does not exist is remembered here for a minute, so
 that a dead host of a thousand URLs is asked for once.  A server that fails or does not answer is asked again.
 A thread costs some 30 µs a look-up and is lost to a dead name server for its time-out; c-ares needs no threads.
 """

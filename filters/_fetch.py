@@ -18,8 +18,8 @@ from yarl import URL
 
 from pairsieve.filters._codes import RETRIED, Code, printable, status_code
 from pairsieve.filters._headers import FORMATS, HEAD_BYTES, refusal
-from pairsieve.filters._http import Answer, RequestError, Session
-from pairsieve.filters._names import BadNameError
+from pairsieve.filters._host_names import BadNameError
+from pairsieve.filters._http import Answer, Part, RequestError, Session, append
 from pairsieve.filters._robots import opted_out
 from pairsieve.filters._robots_txt import RobotsFiles
 from pairsieve.filters._turns import Held, LeftError, Memory, Turn
@@ -270,36 +270,43 @@ async def _body(answer: Answer, held: Held, policy: Policy) -> bytes | Code:
     Waiting for memory is not the server's slowness.
     """
     clock = asyncio.get_running_loop().time
-    body, announced = bytearray(), answer.content_length
+    body: list[Part] = []
+    announced, size = answer.content_length, 0
     since, mark, looked = clock(), 0, False
-    while part := await answer.readany():
-        size = len(body) + len(part)
+    while parts := await answer.parts():
+        for part in parts:
+            append(body, part)
+        size += sum(map(len, parts))
         if size > policy.max_bytes:
             return Code.BODY_TOO_LARGE
         if size > held.size:
             asked = clock()
             await held.grow(max(size, min(announced or size + SHARE, size + SHARES)) - held.size)
             since += clock() - asked
-        body += part
         if not looked and size >= HEAD_BYTES:
             looked = True
-            if refused := refusal(bytes(body[:HEAD_BYTES]), policy.formats):
+            if refused := refusal(_head(body), policy.formats):
                 return refused
         if (lasted := clock() - since) >= policy.low_speed_time:
             if size - mark < policy.low_speed_limit * lasted:
                 return Code.TOO_SLOW
             since, mark = clock(), size
-    if not body:
+    if not size:
         return Code.EMPTY_BODY
-    return bytes(body) if looked else refusal(bytes(body), policy.formats) or bytes(body)
+    return (None if looked else refusal(_head(body), policy.formats)) or b"".join(body)
+
+
+def _head(parts: list[Part]) -> bytes:
+    """The first bytes, as many as decide the format."""
+    return bytes(parts[0][:HEAD_BYTES] if len(parts[0]) >= HEAD_BYTES else b"".join(parts)[:HEAD_BYTES])
 
 
 async def _first_bytes(answer: Answer, most: int) -> bytes:
     """At most so many bytes."""
-    found = bytearray()
-    while len(found) < most and (part := await answer.readany()):
-        found += part
-    return bytes(found[:most])
+    found = b""
+    while len(found) < most and (parts := await answer.parts()):
+        found += b"".join(parts)
+    return found[:most]
 
 
 def _retry_after(answer: Answer) -> float | None:

@@ -15,7 +15,7 @@ from functools import cache
 from ipaddress import ip_address
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeAlias
 
 import certifi
 import pycurl
@@ -23,15 +23,18 @@ from yarl import URL
 
 from pairsieve.filters._addresses import MARK, AddressInfo, Guard
 from pairsieve.filters._codes import Code
-from pairsieve.filters._names import Names
+from pairsieve.filters._host_names import Names
 from pairsieve.filters._turns import Turn
 
 AHEAD = 262_144
 """Bytes of a body that are taken from the connection before they are read."""
+SMALL = 4096
+"""Bytes below which a part of a body is copied to the one before."""
 STALE = 5
 """Kept connections that one request may find closed: libcurl's own limit."""
 KEPT_FOR = 15
 """Seconds for which an idle connection is kept."""
+Part: TypeAlias = bytes | bytearray
 _BUNDLES = (  # where systems keep the authorities they trust; Debian, Fedora, SUSE, Alpine and macOS, FreeBSD
     "/etc/ssl/certs/ca-certificates.crt",
     "/etc/pki/tls/certs/ca-bundle.crt",
@@ -111,7 +114,7 @@ class Answer:
         self.sent = 0  # requests that were sent for this answer: more than one where kept connections were closed
         self._session, self._curl = session, curl
         self._lines: list[bytes] = []
-        self._parts: list[bytes] = []
+        self._parts: list[Part] = []
         self._size = 0
         self._has_head = self._is_paused = self._is_over = False
         self._error: BaseException | None = None
@@ -143,16 +146,15 @@ class Answer:
                 raise self._failure()
             await self._news()
 
-    async def readany(self) -> bytes:
-        """The next bytes of the body, empty at its end; raises ``RequestError``."""
+    async def parts(self) -> list[Part]:
+        """What came of the body since, none at its end; raises ``RequestError``."""
         while not self._parts:
             if self._is_over:
                 if self._error is not None:
                     raise self._failure()
-                return b""
+                return []
             await self._news()
-        found = self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
-        self._parts, self._size = [], 0
+        found, self._parts, self._size = self._parts, [], 0
         if self._is_paused:
             self._is_paused = False
             self._curl.pause(pycurl.PAUSE_CONT)
@@ -200,7 +202,7 @@ class Answer:
             if self._refused and not self.sent:
                 return RequestError(Code.PRIVATE_ADDRESS, f"{MARK}: {self._refused}")
             return RequestError(_CODES.get(number, Code.BAD_RESPONSE), text or f"libcurl's error {number}")
-        return self._error or RequestError(Code.BAD_RESPONSE, "an answer without a header")
+        return self._error or RequestError(Code.CONNECTION_FAILED, "the header was not sent to its end")
 
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():
@@ -219,7 +221,7 @@ class Answer:
         self._turn.requests += self.sent > 1
         self._close_sockets()
         self._lines.clear()  # a proxy's own
-        return pycurl.PREREQFUNC_OK
+        return int(pycurl.PREREQFUNC_OK)
 
     def takes_line(self, line: bytes) -> None:
         """A line of the header."""
@@ -239,8 +241,8 @@ class Answer:
         """Some bytes of the body, or none of them for now."""
         if self._size >= AHEAD:
             self._is_paused = True
-            return pycurl.WRITEFUNC_PAUSE
-        self._parts.append(part)
+            return int(pycurl.WRITEFUNC_PAUSE)
+        append(self._parts, part)
         self._size += len(part)
         self._wake()
         return None
@@ -350,6 +352,16 @@ class Session:
         await self.multi.aclose()
         for curl in self._free:
             curl.close()
+
+
+def append(parts: list[Part], part: Part) -> None:
+    """Put a part behind the others; small ones become one, else a body sent byte by byte takes forty times its size."""
+    if len(part) >= SMALL:
+        parts.append(part)
+    elif parts and isinstance(last := parts[-1], bytearray):
+        last += part
+    else:
+        parts.append(bytearray(part))
 
 
 @cache

@@ -1,6 +1,7 @@
 """A hostile web: every attack ends in its code, good images still come, and time and memory stay within what is set."""
 
 import resource
+import socket
 import time
 from collections.abc import Iterator
 from concurrent.futures import CancelledError
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from pairsieve.filters._addresses import AddressInfo
 from pairsieve.filters._client import LEFT, Client, fetch_all
 from pairsieve.filters._codes import Code
 from pairsieve.filters._fetch import Fetched, Policy
@@ -202,9 +204,14 @@ def test_patience_leaves_slow_urls(site: Site) -> None:
 def test_connections_are_kept_over_batches(site: Site) -> None:
     """A second batch of a host needs no new handshake: one client, one session."""
     opened = []
+
+    def counted(info: AddressInfo) -> socket.socket:
+        opened.append(info)
+        return guard(info)
+
     with Client(replace(POLICY, concurrency=1), lambda fetched: fetched.code) as client:
         session, guard = client._open.session, client._open.session.guard
-        session.guard = lambda info: opened.append(info) or guard(info)
+        session.guard = counted
         codes = [client.begin([site.url("/ok/1")]).result() for _ in range(3)]
     assert codes == [[Code.SUCCESS]] * 3
     assert len(opened) == 1
