@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV = .venv/bin/python
 
-.PHONY: demo test check wheel bench clean
+.PHONY: demo test check wheel bench docs notebooks clean
 
 demo: .venv/.installed
 	$(VENV) -m pairsieve demo --out runs/demo
@@ -18,6 +18,12 @@ check: .venv/.installed
 
 bench: .venv/.installed
 	$(VENV) -m tests.benchmarks.engine
+
+docs: .venv/.installed
+	NO_MKDOCS_2_WARNING=1 $(VENV) -m mkdocs build --strict
+
+notebooks: .venv/.installed
+	$(VENV) -m scripts.run_notebooks notebooks
 
 wheel: .venv/.installed
 	$(VENV) -m build --wheel --outdir dist

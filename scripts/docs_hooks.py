@@ -49,7 +49,7 @@ def _made() -> Iterator[tuple[str, str]]:
     yield docs_recipes.POOLS_URI, docs_recipes.pools_page()
     yield docs_recipes.SHIPPED_URI, docs_recipes.shipped_page()
     for source, uri in OF_THE_ROOT.items():
-        yield uri, (ROOT / source).read_text()
+        yield uri, (ROOT / source).read_text().replace("](docs/", "](")
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:

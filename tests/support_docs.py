@@ -64,7 +64,8 @@ def _of(block: Block) -> Iterator[Command]:
         if block.language == "console" and not line.startswith("$ "):
             continue
         for part in re.split(r" && ", line.removeprefix("$ ")):
-            if words := tuple(shlex.split(part, comments=True)):
+            words = tuple(shlex.split(re.sub(r" (\d?>|\|) .*$", "", part), comments=True))
+            if words:
                 yield Command(block, part.strip(), words)
 
 

@@ -20,12 +20,12 @@ from pairsieve.pipelines.run import run
 from tests import support_datacomp, support_metadata, support_tars
 from tests.support_chat_server import MODEL, chat_server
 
-PAIRS, BASIC = 90, 60
+PAIRS, BASIC = 80, 60
 RECIPE = {
     "pool": {"urls": {"path": "list.csv", "shard_rows": 50}},
     "filters": [
         {"caption_words": {"least": 3, "most": 64}},
-        {"download": {"image_size": 256, "timeout": 3, "patience": 3, "allow_addresses": ["127.0.0.1/32"]}},
+        {"download": {"image_size": 256, "timeout": 2, "patience": 2, "allow_addresses": ["127.0.0.1/32"]}},
         {"image_shape": {"shortest": 100, "aspect": 3}},
         {"exact_duplicates": {"by": "sha256"}},
         {"clip_score": {"model": "pairsieve-demo", "embeddings": True, "top": 0.85}},
