@@ -36,6 +36,13 @@ async function start() {
 }
 
 function funnel(run) {
+  const toggle = byId("funnel-toggle");
+  const expand = (is) => {
+    toggle.setAttribute("aria-expanded", String(is));
+    byId("funnel-box").hidden = !is;
+  };
+  toggle.addEventListener("click", () => expand(byId("funnel-box").hidden));
+  expand(!matchMedia("(max-width: 46rem)").matches); // the pairs come first on a small screen
   byId("funnel").replaceChildren(...run.funnel.filter((row) => row.step !== "pool" || row.dropped).map((row) => funnelRow(row, run.pairs)));
 }
 

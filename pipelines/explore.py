@@ -23,6 +23,7 @@ from pairsieve.pipelines.explore_query import Pairs, Questions, connect
 from pairsieve.pipelines.explore_session import RunSession, Session
 from pairsieve.pipelines.explore_table import LoadedRun, is_keyed, key_table, load_run
 from pairsieve.pipelines.explore_web import application
+from pairsieve.pipelines.near import no_run
 from pairsieve.pipelines.progress import Reporter
 from pairsieve.pipelines.provenance import manifest
 from pairsieve.pipelines.search_columns import column_of
@@ -87,9 +88,7 @@ def stamp(root: str) -> str:
     """What tells a run from one that was run again; raises ``UserError`` where there is no finished run."""
     store = Store(root)
     if not store.exists(catalog.CATALOG):
-        raise UserError(
-            f"{root}: no finished run here ({catalog.CATALOG} is missing); pairsieve run RECIPE --out {root}"
-        )
+        raise no_run(root)
     return hashlib.sha256(store.read("run.yaml") + store.read(catalog.CATALOG)).hexdigest()
 
 

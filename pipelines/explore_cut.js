@@ -1,9 +1,9 @@
 // The threshold of a step, moved: a histogram with the cut, new counts, the pairs that change sides, the recipe's line.
 
-import { ask, byId, change, count, el, figure, latest, percent, recipeLine, Refused, soon, svg } from "./explore_dom.js";
+import { ask, change, count, el, figure, latest, percent, recipeLine, Refused, soon, svg } from "./explore_dom.js";
 import { card, withKeys } from "./explore_grid.js";
 
-let ticket = 0;
+let ticket = Date.now(); // later than those of a page that was open before
 
 /** The panel over the funnel's steps; gives a function that opens a step in it. */
 export function cutPanel(panel, funnel, open) {
@@ -27,7 +27,8 @@ export function cutPanel(panel, funnel, open) {
     out.classList.add("busy");
     try {
       const found = await fetchMoved();
-      if (found === undefined || found.superseded) return;
+      if (found === undefined) return;
+      if (found.superseded) return again(); // by another page of the same explorer
       parts.show(found);
       out.replaceChildren(...result(found, state, open));
     } catch (error) {
@@ -37,6 +38,7 @@ export function cutPanel(panel, funnel, open) {
     out.classList.remove("busy");
   };
   const later = soon(60, refresh);
+  const again = soon(300, refresh);
   const move = () => {
     parts.say();
     later();
@@ -87,6 +89,7 @@ function controls(steps, state, rechoose, moved) {
     settingBox.value = state.cut.setting;
     unsetLabel.hidden = !state.cut.may_be_unset;
     error.textContent = "";
+    for (const part of [slider, number, unset]) part.disabled = state.range === null;
     say();
   };
   const show = (found) => {
@@ -95,6 +98,7 @@ function controls(steps, state, rechoose, moved) {
     state.range = found.range;
     Object.assign(slider, { min: found.range.low, max: found.range.high, step: found.range.step });
     Object.assign(number, { step: state.cut.is_integer ? 1 : "any" });
+    for (const part of [slider, number, unset]) part.disabled = false; // not before it is known what they go through
     say();
   };
   const form = el(
@@ -181,5 +185,3 @@ function sides(found, state, open) {
   };
   return el("div", { class: "sides" }, side("Would newly stay", found.gained, "gained"), side("Would newly go", found.lost, "lost"));
 }
-
-export const showCuts = () => byId("tab-cuts").click();

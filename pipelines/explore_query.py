@@ -21,7 +21,7 @@ from pairsieve.pipelines import machine
 from pairsieve.pipelines.sql import quote
 from pairsieve.schemas.errors import QueryError
 
-SECONDS = 5.0
+SECONDS = 10.0
 """A query is stopped after so many."""
 LONGEST = 20_000
 """Characters of an expression."""
@@ -199,7 +199,9 @@ class Pairs(Questions):
         return [(by, reason, int(count)) for by, reason, count in self.rows(sql)]
 
 
-def nearest(values: NDArray[np.float64] | None, numbers: NDArray[np.int64], mark: float | None, most: int) -> list[int]:
+def nearest(
+    values: NDArray[np.floating[Any]] | None, numbers: NDArray[np.int64], mark: float | None, most: int
+) -> list[int]:
     """The numbers whose values lie nearest to a mark, the nearest first; without a mark, every so many of them."""
     if mark is None or values is None:
         return [int(number) for number in numbers[:: max(1, len(numbers) // most)][:most]]

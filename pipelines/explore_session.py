@@ -57,9 +57,9 @@ class _Seen:
     ``is_whole``: they are all pairs of the pool.
     """
 
-    numbers: NDArray[np.int64]
+    numbers: NDArray[np.int32]
     before: NDArray[np.bool_]
-    values: NDArray[np.float64] | None
+    values: NDArray[np.floating[Any]] | None
     bins: Histogram | None
     is_whole: bool
 
@@ -77,7 +77,7 @@ class RunSession:
         self.loaded, self.pairs, self.ladder, self._embeddings = loaded, pairs, ladder, embeddings
         self.images = Thumbnails(loaded.context, list(loaded.shards))
         self._latest, self._lock = 0, Lock()
-        self._looked_at = lru_cache(8)(self._look)
+        self._looked_at = lru_cache(32)(self._look)
 
     def overview(self) -> dict[str, Any]:
         """The run at a glance."""
@@ -213,15 +213,17 @@ class RunSession:
         numbers = np.flatnonzero(ladder.measured(k))
         before = self.loaded.fate[numbers] > k
         if column is None:
-            return _Seen(numbers, before, None, None, len(numbers) == self.loaded.rows)
+            return _Seen(numbers.astype(np.int32), before, None, None, len(numbers) == self.loaded.rows)
         taken = ladder.column(column).take(pa.array(numbers))
         values = pc.fill_null(taken.cast(pa.float64(), safe=False), float("nan")).to_numpy(zero_copy_only=False)
         bins = histogram(values, [] if mark is None else [mark], _is_whole(taken.type), before)
-        return _Seen(numbers, before, values, bins, len(numbers) == self.loaded.rows)
+        small = values.astype(np.float32)
+        held = small if np.array_equal(small, values, equal_nan=True) else values
+        return _Seen(numbers.astype(np.int32), before, held, bins, len(numbers) == self.loaded.rows)
 
     def _side(self, seen: "_Seen", places_: NDArray[np.int64], mark: float | None, walk: Walk) -> dict[str, Any]:
         values = None if seen.values is None else seen.values[places_]
-        few = nearest(values, seen.numbers[places_], mark, SIDES_SHOWN)
+        few = nearest(values, seen.numbers[places_].astype(np.int64), mark, SIDES_SHOWN)
         cards = self.cards(few)
         for card in cards:
             card["then"] = self._fate(int(walk.fate[card["number"]]))
