@@ -87,7 +87,7 @@ def test_a_moved_threshold_keeps_what_a_real_run_keeps(
 
 def test_what_a_looser_threshold_would_measure_is_counted(world: tuple[Path, Result], tmp_path: Path) -> None:
     """Pairs that newly reach a step are not kept and not dropped, and a real run measures so many."""
-    filters = [{"caption_words": {"least": 5}}, {"random_sample": {"fraction": 0.5}}]
+    filters: list[dict[str, Any]] = [{"caption_words": {"least": 5}}, {"random_sample": {"fraction": 0.5}}]
     support.make_run(world[0], tmp_path / "run", filters)
     with opened(str(tmp_path / "run"), None, Silent()) as session:
         answer = session.one.moved(Moved("caption_words", "least", {"least": 2}, 0))
@@ -138,7 +138,7 @@ def test_an_overtaken_question_is_given_up(session: Session) -> None:
 
 def test_near_duplicates_are_taken_as_they_were(world: tuple[Path, Result], tmp_path: Path) -> None:
     """A step that compares pairs keeps the run's verdicts, and the answer says so."""
-    filters = [{"caption_words": {"least": 3}}, {"near_duplicate_text": {"of": "pool"}}]
+    filters: list[dict[str, Any]] = [{"caption_words": {"least": 3}}, {"near_duplicate_text": {"of": "pool"}}]
     support.make_run(world[0], tmp_path / "run", filters)
     with opened(str(tmp_path / "run"), None, Silent()) as session:
         assert ladder_of(session).taken == {"near_duplicate_text"}

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -270,7 +271,7 @@ def test_everyone_can_read_it(server: support.Served, dark: bool, width: int) ->
         assert violations(driver) == []
         for tab, ready in (("tab-cuts", "cut-counts"), ("tab-compare", "overlap")):
             find(driver, tab).click()
-            until(lambda ready=ready: driver.find_elements(By.ID, ready))
+            until(partial(driver.find_elements, By.ID, ready))
             assert violations(driver) == []
             wide = driver.execute_script("return document.documentElement.scrollWidth - innerWidth")
             assert wide <= 0, tab

@@ -144,7 +144,10 @@ def test_what_no_recipe_knows_is_not_exported(session: Session, where: str) -> N
 def test_two_hundred_columns(tmp_path: Path) -> None:
     """They are listed, shown and sorted by like few."""
     (tmp_path / "pool").mkdir()
-    table = {"url": ["http://e.example/1", "http://e.example/2"], "text": ["a b c", "d e f"]}
+    table: dict[str, list[str] | list[int]] = {
+        "url": ["http://e.example/1", "http://e.example/2"],
+        "text": ["a b c", "d e f"],
+    }
     table |= {f"c{i}": [i, i + 1] for i in range(200)}
     pq.write_table(pa.table(table), tmp_path / "pool" / "x.parquet")
     run({"pool": {"urls": {"path": str(tmp_path / "pool")}}, "filters": []}, tmp_path / "run", engine="local")
