@@ -7,7 +7,7 @@ the memory limit.
 
 import fcntl
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -37,7 +37,7 @@ class Source:
     store: Store
     con: duckdb.DuckDBPyConnection
     manifest: RunManifest
-    columns: Mapping[str, Mapping[str, str]]
+    columns: dict[str, dict[str, str]]
     state: tuple[str, ...] = ()
     unread: list[str] = field(default_factory=list)
 
@@ -95,17 +95,19 @@ def open_run(root: str) -> Iterator[Source]:
             state = ("this run is not finished: what follows is what it has stored so far", *_working(store))
         for setting in (f"memory_limit = {text(MEMORY)}", "enable_progress_bar = false", "TimeZone = 'UTC'"):
             con.execute(f"SET {setting}")
-        source = Source(store, con, found, _columns(con), state)
+        source = Source(store, con, found, {}, state)
+        source.columns.update(_columns(source))
         _tell_fates(source)
         yield source
 
 
-def _columns(con: duckdb.DuckDBPyConnection) -> dict[str, dict[str, str]]:
+def _columns(source: Source) -> dict[str, dict[str, str]]:
+    """Of every view that can be read; others are of a source that has moved, or of files that are damaged or gone."""
     found: dict[str, dict[str, str]] = {}
-    names = [name for (name,) in con.execute("SELECT view_name FROM duckdb_views() WHERE NOT internal").fetchall()]
-    for name in sorted(names):
-        with suppress(duckdb.Error):  # of a source that has moved, or a file that is gone
-            described = con.execute(f"DESCRIBE SELECT * FROM {quote(name)}").fetchall()
+    names = [name for (name,) in source.rows("SELECT view_name FROM duckdb_views() WHERE NOT internal")]
+    for name in sorted({*names} - {"scores", "clusters"}):  # which are made of the others
+        with source.section(name):
+            described = source.rows(f"DESCRIBE SELECT * FROM {quote(name)}")
             found[name] = {str(column): str(kind) for column, kind, *_ in described}
     return found
 

@@ -57,14 +57,14 @@ class Mark:
     label: str
 
 
-def number(value: float) -> str:
-    """A value of an axis or a score: whole numbers with separators, others with four digits that count."""
+def number(value: float, digits: int = 4) -> str:
+    """A value of an axis or a score: whole numbers with separators, others with so many digits that count."""
     if not math.isfinite(value):
         return str(value)
     if value == round(value) and abs(value) < 1e15:
         return f"{value:,.0f}"
     if 1e-4 <= abs(value) < 1e15:
-        return f"{value:,.{max(0, 3 - math.floor(math.log10(abs(value))))}f}".rstrip("0").rstrip(".")
+        return f"{value:,.{max(0, digits - 1 - math.floor(math.log10(abs(value))))}f}".rstrip("0").rstrip(".")
     return f"{value:.3g}"
 
 
@@ -74,7 +74,9 @@ def histogram(
     """Bars side by side along a linear or a logarithmic axis; ``ident`` is unique in the page."""
     x = _scale(bars[0].low, bars[-1].high, is_log)
     most = max(1, *(bar.count for bar in bars))
-    parts = [_label("quiet", LEFT, 11, f"{most:,}", "start"), _line("grid", LEFT, TOP, WIDTH - RIGHT, TOP)]
+    is_free = not any(x(mark.at) < WIDTH / 3 for mark in marks)  # of labels of thresholds, on the left
+    place, anchor = (LEFT, "start") if is_free else (WIDTH - RIGHT, "end")
+    parts = [_label("quiet", place, 11, f"{most:,}", anchor), _line("grid", LEFT, TOP, WIDTH - RIGHT, TOP)]
     for bar in bars:
         parts += _column(bar, x(bar.low), x(bar.high), most)
     base = HEIGHT - BOTTOM

@@ -1,7 +1,9 @@
 """The report: its counts are the run's, its samples what they say, and it is written for any run there is."""
 
+import html
 import json
 import re
+import shlex
 import shutil
 from collections.abc import Callable
 from itertools import pairwise
@@ -17,6 +19,7 @@ from typer.testing import CliRunner
 
 import pairsieve
 from pairsieve.pipelines.cli import app
+from pairsieve.pipelines.lock import locked
 from pairsieve.pipelines.progress import Silent
 from pairsieve.pipelines.report import Report, report
 from pairsieve.pipelines.report_charts import Chart
@@ -241,6 +244,10 @@ def test_a_pool_read_in_place(tmp_path: Path) -> None:
     found = report(result.root)
     assert found.unread == () and [cut.value for cut in found.cuts] == [result.settled["clip_score"]["threshold"]]
     assert "text 299" in text_of(found) and "e1.org" in text_of(found)
+    (tmp_path / "list.parquet").rename(tmp_path / "elsewhere.parquet")
+    moved = report(result.root)
+    assert [line.partition(":")[0] for line in moved.unread] == ["pairs"] and moved.funnel[-1].left == result.kept
+    assert f"{299:032x}" in text_of(moved) and "text 299" not in text_of(moved)
 
 
 def test_two_hundred_steps_fit(tmp_path: Path) -> None:
@@ -368,6 +375,35 @@ def test_a_run_on_an_object_store(s3: S3Server, tmp_path: Path) -> None:
     assert made.unread == () and made.file == f"{root}/report.html" and made.funnel[-1].left == result.kept
     page = Store(root).read("report.html").decode()
     assert page.count("data:image/webp") > 20 and f"pairsieve why {root} UID" in page
+
+
+def test_queries_of_the_page_can_be_asked(curated: Result, written: Report) -> None:
+    """As they stand, whatever columns are called; and those of a chart give as many pairs as it shows."""
+    asked = [shlex.split(html.unescape(text)) for text in re.findall(r"<pre>(pairsieve .*?)</pre>", text_of(written))]
+    assert len(asked) > 15 and {words[:3] == ["pairsieve", "query", "."] for words in asked} == {True}
+    for *_, sql in asked:
+        curated.query(sql)
+
+
+def test_a_damaged_file_of_pictures(tmp_path: Path) -> None:
+    """Its tiles say so."""
+    with serving() as site:
+        urls = [site.url(f"/ok/{i}") for i in range(4)]
+        result = run(downloads(url_list(tmp_path, urls), 2, [], timeout=5), tmp_path / "run", workers=1)
+    (tmp_path / "run" / "scores" / "download" / "00001.parquet").write_bytes(b"PAR1 damaged PAR1")
+    page = text_of(report(result.root))
+    assert "the file with this image cannot be read" in page and "data:image/webp" in page
+    (tmp_path / "run" / "scores" / "download" / "00000.parquet").write_bytes(b"PAR1 damaged PAR1")
+    assert report(result.root).unread[0].startswith("scores_download: ")
+
+
+def test_a_run_that_is_at_work(curated: Result, tmp_path: Path) -> None:
+    """Somebody holds it: told beside what there is."""
+    shutil.copytree(curated.root, tmp_path / "run")
+    (tmp_path / "run" / "catalog.duckdb").unlink()
+    with locked(Store(str(tmp_path / "run"))):
+        made = report(tmp_path / "run")
+    assert made.state[1:] == ("another process works in this run now",)
 
 
 def test_secrets_and_paths_of_the_recipe_stay_out(curated: Result, written: Report) -> None:
