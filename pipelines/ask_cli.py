@@ -10,7 +10,7 @@ import typer
 from pairsieve.pipelines import cli_complete as complete
 from pairsieve.pipelines.cli_options import JsonOption, RunArg, chosen, run_arg
 from pairsieve.pipelines.cli_output import cell, emit, note, plain, print_json, show
-from pairsieve.schemas.errors import UserError
+from pairsieve.schemas.errors import QueryError, UserError
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -37,7 +37,10 @@ def query(
     kind = chosen("--format", format_, FORMATS)
     if json_ and kind != "auto":
         raise UserError(f"--json is one document; leave it or --format {kind} out")
-    found = run_query(run_dir, sql)
+    try:
+        found = run_query(run_dir, sql)
+    except QueryError as error:
+        raise QueryError(f'{error}; pairsieve query {run_dir} "SHOW ALL TABLES" lists what there is') from None
     if json_:
         print_json(query_document(found))
     else:

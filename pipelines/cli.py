@@ -29,7 +29,7 @@ from pairsieve.pipelines import (
 from pairsieve.pipelines.captions_cli import captions
 from pairsieve.pipelines.cli_output import note
 from pairsieve.pipelines.export_cli import export
-from pairsieve.pipelines.storage_errors import explain, is_exhausted
+from pairsieve.pipelines.storage_errors import explain, is_exhausted, refusal
 from pairsieve.pipelines.track_cli import track
 from pairsieve.schemas.errors import EXIT_CODES, ExitCode, PairsieveError
 
@@ -68,7 +68,7 @@ def main() -> None:
     except OSError as error:
         if is_exhausted(error):
             _end(str(explain(error, "this machine")), ExitCode.FAILED)
-        _end(f"{error.filename or ''}: {error.strerror or error}", ExitCode.MISTAKE)
+        _end(refusal(error), ExitCode.MISTAKE)
     except Exception as error:
         if os.environ.get(DEBUG):
             raise
@@ -77,14 +77,17 @@ def main() -> None:
 
 
 def _end(line: str, code: int) -> None:
-    """Say one line and end."""
-    note(f"error: {line}")
+    """Say one line and end; names in it may be anybody's, so nothing in them reaches the terminal but text."""
+    note("error: " + "".join(c if c.isprintable() else " " for c in line))
     sys.exit(code)
 
 
 def _usage(text: str, error: typer.TyperException) -> str:
     """What is wrong with the command, and who knows more: the help of the command that was meant."""
     text = " ".join(text.split()).rstrip(".?")
+    parameter = getattr(error, "param", None)
+    if text.startswith("Missing") and parameter is not None and parameter.help:
+        text += f" ({parameter.help})"
     context = getattr(error, "ctx", None)
     return f"{text}; {context.command_path if context else _NAME} --help shows how"
 

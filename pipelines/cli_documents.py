@@ -34,10 +34,15 @@ def run_document(result: "Result") -> Document:
     return {"run": result.root, **sizes, "funnel": funnel, "measured": dict(result.measured), "settled": settled}
 
 
-def demo_document(score: "Score") -> Document:
-    """``demo``: its run, the planted defects and what was caught, and what good pairs it cost."""
+def demo_document(score: "Score", report: str) -> Document:
+    """``demo``: its run and report, the planted defects and what was caught, and what good pairs it cost."""
     good = {"pairs": score.good, "lost": score.good_lost, "cut": score.good_cut}
-    return {**run_document(score.result), "defects": [asdict(catch) for catch in score.catches], "good": good}
+    return {
+        **run_document(score.result),
+        "defects": [asdict(catch) for catch in score.catches],
+        "good": good,
+        "report": report,
+    }
 
 
 def query_document(table: "pa.Table") -> Document:

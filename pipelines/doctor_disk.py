@@ -12,7 +12,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from pairsieve.pipelines.doctor import Finding, note, ok, problem
-from pairsieve.pipelines.near import CATALOG, MARK, RUN_FILE
+from pairsieve.pipelines.near import CATALOG, MARK, RUN_FILE, is_busy
 
 ROOM = 2 << 30
 """Bytes below which a first run may fill the disk."""
@@ -53,7 +53,8 @@ def temporary() -> Iterator[Finding]:
 
 def clock(path: str) -> Iterator[Finding]:
     """Whether the filesystem's clock is this machine's."""
-    with tempfile.NamedTemporaryFile(dir=None if "://" in path else _existing(path)) as file:
+    place = None if "://" in path else _existing(path)
+    with tempfile.NamedTemporaryFile(dir=place if place and os.access(place, os.W_OK | os.X_OK) else None) as file:
         skew = Path(file.name).stat().st_mtime - time.time()
     now = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())
     if abs(skew) > SKEW:
@@ -70,7 +71,7 @@ def run(path: str) -> Iterator[Finding]:
     if not (root / RUN_FILE).exists() and not (root / MARK).exists():
         yield note("run", f"{path}: no run here yet", f"pairsieve run RECIPE --out {path}")
         return
-    if _is_busy(root / MARK):
+    if is_busy(root / MARK):
         yield note("run", f"{path}: a run is at work there", "wait for it, or use another --out")
     elif (root / CATALOG).exists():
         yield ok("run", f"{path}: finished")
@@ -159,14 +160,3 @@ def _kind(place: Path) -> str:
         if (resolved + "/").startswith(point.rstrip("/") + "/") and len(point) >= len(best):
             best, kind = point, found
     return kind
-
-
-def _is_busy(mark: Path) -> bool:
-    try:
-        with mark.open("rb") as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:
-        return False
-    return False

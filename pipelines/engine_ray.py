@@ -7,6 +7,8 @@ laptop costs about 4 CPU-seconds, a worker 1, an item 1.5 CPU-milliseconds (0.6 
 import logging
 import os
 import pickle
+import re
+import socket
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -32,6 +34,8 @@ _SETTINGS = {
     "RAY_BACKEND_LOG_LEVEL": "fatal",
 }
 OBJECT_STORE = 512 * 1024 * 1024
+KNOCK = 10.0
+"""Seconds in which the address of a cluster answers."""
 
 
 class RayEngine:
@@ -131,13 +135,22 @@ def _start(ray: Any, address: str | None, workers: int | None, send: str | None 
     if send is not None:
         options["runtime_env"] = {"py_modules": [send]}
     try:
+        if address is not None:
+            _knock(address)
         with _stderr_closed():
             ray.init(address=address or "local", **options)
-    except (ConnectionError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
+    except (OSError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
         where = f"at {address}" if address else "on this machine"
         line = str(error).strip().splitlines()[0]
         help_ = "check --ray-address, and RAY_AUTH_MODE=token where it asks for a token" if address else "see its logs"
         raise PairsieveError(f"Ray {where} cannot be reached: {line}; {help_}") from None
+
+
+def _knock(address: str) -> None:
+    """Raise ``OSError`` where nobody listens at ``host:port``: Ray itself would wait for minutes without a word."""
+    named = re.fullmatch(r"(?:ray://)?([^/:\[\]]+|\[[0-9a-fA-F:]+\]):(\d{1,5})/?", address)
+    if named and int(named[2]) < 65_536:
+        socket.create_connection((named[1].strip("[]"), int(named[2])), timeout=KNOCK).close()
 
 
 @contextmanager

@@ -72,7 +72,7 @@ def ingest(pool: Pool, store: Store, run: Run) -> list[PoolShard]:
         shards = chain(in_place_shards(pool, tasks), run(Ingest(pool, store), copied))
     found = sorted(shards, key=lambda shard: shard.index)
     if not sum(shard.rows for shard in found):
-        raise PoolError("the pool is empty: its files hold no row")
+        raise PoolError("the pool is empty: its files hold no row; check pool path")
     save_manifest(store, identity, found)
     return found
 

@@ -1,5 +1,6 @@
 """Run directories near a path: for completions, and for whoever mistypes one.  A few directory listings, bounded."""
 
+import fcntl
 import os
 from collections.abc import Iterator
 from difflib import get_close_matches
@@ -48,11 +49,26 @@ def folders(folder: str) -> list[str]:
 
 def no_run(root: str, missing: str = CATALOG) -> UserError:
     """The error for a path where no finished run lies: what is there instead, and which runs lie near."""
-    if "://" not in root and Path(root, MARK).exists():
+    if "://" not in root and root and Path(root, MARK).exists():
+        if is_busy(Path(root, MARK)):
+            return UserError(f"{root}: a run is at work here; wait for its end")
         return UserError(f"{root}: the run is not finished; the same 'pairsieve run' command continues it")
-    said = f"{root}: no {'finished ' if missing == CATALOG else ''}run here ({missing} is missing)"
+    what = "finished run" if missing == CATALOG else "run"
+    said = f"{root or repr('')}: no {what} here ({missing} is missing)"
     near = [] if "://" in root else _near(root)
     return UserError(f"{said}; {_advice(root, near)}")
+
+
+def is_busy(mark: Path) -> bool:
+    """Whether a process of this machine holds the lock of a run."""
+    try:
+        with mark.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
 
 
 def _advice(root: str, near: list[str]) -> str:

@@ -16,6 +16,7 @@ from pairsieve.schemas import uid as uids
 from pairsieve.schemas.errors import UserError
 from pairsieve.schemas.run import RunManifest, StepRecord
 
+_SOME = 'pairsieve query {root} "SELECT uid, text, dropped_by FROM scores LIMIT 5" shows some'
 LONG, SHOWN = 12, 4
 """A longer list is shown by its first few."""
 
@@ -90,14 +91,13 @@ _PAIR = """
 def why(root: str, uid: str) -> list[Story]:
     """The stories of a uid, one per place in the pool; raises ``UserError`` for an unknown one."""
     if not uids.is_uid(uid):
-        some = '"SELECT uid, text, dropped_by FROM scores LIMIT 5"'
-        raise UserError(f"{uid!r} is no uid; give its 32 hex characters: pairsieve query {root} {some} shows some")
+        raise UserError(f"{uid!r} is no uid; give its 32 hex characters; {_SOME.format(root=root)}")
     steps = manifest(Store(root)).steps
     with catalog.connect(root) as con:
         found = [_story(con, pair, steps) for pair in _rows(con, _PAIR, [uid])]
         found += [_story_of_added(con, pair, steps) for pair in _added(con, uid)]
     if not found:
-        raise UserError(f"{root}: no candidate has uid {uid}")
+        raise UserError(f"{root}: no candidate has uid {uid}; {_SOME.format(root=root)}")
     return found
 
 

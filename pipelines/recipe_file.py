@@ -8,6 +8,8 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
+from difflib import get_close_matches
+from itertools import islice
 from pathlib import Path, PurePath
 from typing import Any, TypeAlias
 
@@ -20,6 +22,8 @@ Key: TypeAlias = tuple[str | int, ...]
 _DEPTH = 40
 _NODES = 100_000
 """A recipe of more values is an alias that multiplies itself."""
+_NEAR = 1_000
+"""Files of a folder among which a mistyped name is looked for."""
 _LONGEST = 500
 """Places and messages of more characters are cut."""
 
@@ -98,7 +102,17 @@ def find(path: str | Path, beside: Path | None = None) -> Path:
         pass  # no name of a file: too long, of no user, or with a null byte
     if name in shipped():
         return shipped()[name]
-    raise _error(str(candidate), f"no such recipe; shipped recipes: {_listed(shipped())}")
+    near = get_close_matches(str(candidate), [*_beside(candidate), *shipped()], n=1)
+    guess = f"did you mean {near[0]!r}?" if near else f"shipped recipes: {_listed(shipped())}"
+    raise _error(str(candidate) if str(path) else "''", f"no such recipe; {guess}")
+
+
+def _beside(candidate: Path) -> list[str]:
+    """Recipe files in the folder of one that is not there, as they would be written."""
+    try:
+        return sorted(str(path) for path in islice(candidate.parent.glob("*.y*ml"), _NEAR))
+    except (OSError, ValueError):
+        return []
 
 
 def _read(path: Path, chain: tuple[Path, ...]) -> Source:

@@ -114,11 +114,17 @@ def demo(
     from pairsieve.pipelines.demo import page, run_demo
     from pairsieve.pipelines.hints import after_run
     from pairsieve.pipelines.progress import reporter
+    from pairsieve.pipelines.report import report
 
     if "://" in out:
         raise UserError(f"--out {out}: the demo writes to a local directory")
     where = chosen("--engine", engine, ENGINES)
     with resumable():
         outcome = run_demo(Path(out), pairs=pairs, engine=where, workers=workers, progress=reporter(quiet))
-    emit(json_, lambda: demo_document(outcome), lambda: page(outcome))
+        file = report(out, progress=reporter(quiet)).file
+    emit(
+        json_,
+        lambda: demo_document(outcome, file),
+        lambda: (*page(outcome), f"its report, to open in a browser: {file}"),
+    )
     after_run(outcome.result, out, is_quiet=quiet or json_)

@@ -242,6 +242,6 @@ def sample(
     """Try a plan on some small shards in ``store``; ``shard_rows`` are the pairs of a whole one."""
     shards = [shard for shard in taken if shard.rows]
     if not shards:
-        raise PoolError("the pool is empty: its files hold no row")
+        raise PoolError("the pool is empty: its files hold no row; check pool path")
     progress.say(f"trying the recipe on {sum(s.rows for s in shards):,} pairs (--sample 0 leaves it out)")
     return Tryout(store, pool, plan, shards).run(shard_rows)

@@ -80,6 +80,12 @@ def explain(error: BaseException, place: str) -> StorageError:
     return StorageError(f"{place}: {first_line(error)}; {step}, {AGAIN}")
 
 
+def refusal(error: OSError) -> str:
+    """What the operating system refuses to a command: place, cause, next step."""
+    step = _OTHERS.get(error.errno or 0, "check the path")
+    return f"{error.filename or 'this machine'}: {error.strerror or error}; {step}"
+
+
 def _number(error: BaseException) -> int | None:
     """The number of an operating system's error; DuckDB gives its words only."""
     if isinstance(error, OSError):

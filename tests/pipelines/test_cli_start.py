@@ -1,5 +1,6 @@
 """The first minutes: the start page, hints after a run, errors that name what lies near, and how commands end."""
 
+import fcntl
 import os
 import pty
 import re
@@ -104,8 +105,11 @@ def test_version(place: Path) -> None:
     ("arguments", "says"),
     [
         (["runn"], "error: No such command 'runn'. Did you mean 'run'; pairsieve --help shows how"),
-        (["run"], "error: Missing argument 'RECIPE'; pairsieve run --help shows how"),
-        (["run", "recipe.yaml"], "error: Missing option '--out'; pairsieve run --help shows how"),
+        (["run"], "error: Missing argument 'RECIPE' (recipe file, or the name of a shipped recipe); pairsieve run"),
+        (
+            ["run", "recipe.yaml"],
+            "error: Missing option '--out' (run directory, local or any fsspec URL); pairsieve run",
+        ),
         (["run", "recipe.yaml", "--out", "x", "--wrkers", "2"], "error: No such option: --wrkers"),
         (["run", "recipe.yaml", "--out", "x", "--workers", "0"], "error: Invalid value for '--workers'"),
         (["run", "recipe.yaml", "extra", "--out", "x"], "error: Got unexpected extra argument(s) (extra)"),
@@ -216,8 +220,6 @@ def _when_read(fifo: Path) -> int:
 
 def test_a_failure_is_exit_code_1(place: Path, tmp_path: Path) -> None:
     """What stops a run that may go on later, such as a full disk, is code 1 and one line."""
-    import fcntl
-
     run = tmp_path / "run"
     run.mkdir()
     with (run / ".lock").open("w") as held:
@@ -226,6 +228,50 @@ def test_a_failure_is_exit_code_1(place: Path, tmp_path: Path) -> None:
     assert done.returncode == ExitCode.FAILED
     (line,) = done.stderr.splitlines()
     assert "another pairsieve works in this directory" in line
+
+
+MISTAKES = {
+    "a recipe of a like name": (["plan", "recipe.yml"], "recipe.yml: no such recipe; did you mean 'recipe.yaml'?"),
+    "a uid cut short": (["why", "runs/first", "abc"], 'pairsieve query runs/first "SELECT uid, text, dropped_by'),
+    "a uid of another pool": (["why", "runs/first", "f" * 32], "no candidate has uid"),
+    "a table that is not there": (["query", "runs/first", "SELECT * FROM x"], '"SHOW ALL TABLES" lists what there is'),
+    "a file as a folder": (["demo", "--out", "list.csv"], "list.csv/demo: Not a directory; remove the file"),
+    "a cluster that is not there": (
+        ["run", "recipe.yaml", "--out", "x", "--ray-address", "127.0.0.1:9"],
+        "Ray at 127.0.0.1:9 cannot be reached: [Errno 111] Connection refused; check --ray-address",
+    ),
+    "an empty run": (["query", "", "SELECT 1"], "error: '': no finished run here"),
+    "two formats": (["query", "runs/first", "SELECT 1", "--json", "--format", "csv"], "leave it or --format csv out"),
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_a_mistake_names_the_next_step(place: Path, name: str) -> None:
+    """One line with place, cause and next step, soon, and nothing on standard output."""
+    arguments, says = MISTAKES[name]
+    done = pairsieve(*arguments, cwd=place)
+    assert done.returncode in (ExitCode.FAILED, ExitCode.MISTAKE)
+    assert done.stdout == ""
+    (line,) = done.stderr.splitlines()
+    assert says in line
+
+
+def test_names_in_errors_cannot_write_to_the_terminal(tmp_path: Path) -> None:
+    """A list of bytes whose column names are escape sequences is refused in plain text."""
+    (tmp_path / "list.csv").write_bytes(b"a\x1b]0;owned\x07,b\nc,d\n")
+    (tmp_path / "recipe.yaml").write_text(RECIPE)
+    done = pairsieve("plan", "recipe.yaml", cwd=tmp_path)
+    assert done.returncode == ExitCode.MISTAKE
+    assert "no column 'url'" in done.stderr
+    assert "\x1b" not in done.stderr
+
+
+def test_a_run_at_work_is_no_stopped_one(tmp_path: Path) -> None:
+    """Whoever asks a run that is at work is told to wait."""
+    (tmp_path / ".lock").touch()
+    with (tmp_path / ".lock").open() as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        assert "a run is at work here" in str(no_run(str(tmp_path)))
 
 
 def test_captions_cannot_write_to_the_terminal(tmp_path: Path) -> None:

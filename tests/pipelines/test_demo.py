@@ -92,7 +92,8 @@ def test_demo_again_measures_nothing(tmp_path: Path) -> None:
     done = CliRunner().invoke(app, ["demo", "--out", str(tmp_path), *options], catch_exceptions=False)
     second = json.loads(done.stdout)
     assert second["defects"] == [asdict(catch) for catch in first.catches]
-    assert second.keys() == demo_document(first).keys()
+    assert second.keys() == demo_document(first, "").keys()
+    assert Path(second["report"]).is_file()
     assert second["funnel"][-1]["left"] == second["kept"] == first.result.kept
     assert "pairsieve why" not in done.stderr
     assert {p: p.stat().st_mtime_ns for p in (tmp_path / "scores").rglob("*.parquet")} == stamps
