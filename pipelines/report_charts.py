@@ -105,7 +105,7 @@ def _wanted(source: Source, view: str, cuts: Sequence[Cut], others: list[str]) -
         yield from (Chart(view, name, quote(name), kind, those) for those in by_step or [()])
     for those in _by_step([cut for cut in here if cut.column not in plain]):
         yield Chart(view, those[0].column, those[0].sql, those[0].kind, those)
-    if view == "pairs" and source.columns[view].get("text") == "VARCHAR":
+    if view == "pairs" and source.columns.get(view, {}).get("text") == "VARCHAR":
         yield Chart(view, CHARACTERS, 'length("text")', "BIGINT")
 
 
