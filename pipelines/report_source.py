@@ -6,6 +6,7 @@ the memory limit.
 """
 
 import fcntl
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -28,6 +29,10 @@ MEMORY = "1GB"
 """What DuckDB may hold; the rest goes to its temporary folder."""
 POOL = -1
 """The fate of pairs that the pool could not give; of others the number of the step that dropped them."""
+
+
+_FOLDERS = re.compile(r"/(?:[^/\s\"']+/)+")
+"""The folders of a path in a message: a report is passed on."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +75,7 @@ class Source:
         try:
             yield
         except duckdb.Error as error:
-            self.unread.append(f"{name}: {catalog.message(error)}")
+            self.unread.append(f"{name}: {_FOLDERS.sub('…/', catalog.message(error))}")
 
 
 def _written(step: Any) -> tuple[str | None, Mapping[str, Any]]:
