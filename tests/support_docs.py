@@ -4,6 +4,7 @@ import re
 import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -64,9 +65,11 @@ def _of(block: Block) -> Iterator[Command]:
         if block.language == "console" and not line.startswith("$ "):
             continue
         for part in re.split(r" && ", line.removeprefix("$ ")):
-            words = tuple(shlex.split(re.sub(r" (\d?>|\|) .*$", "", part), comments=True))
-            if words:
+            if words := tuple(takewhile(lambda word: word not in _REDIRECTS, shlex.split(part, comments=True))):
                 yield Command(block, part.strip(), words)
+
+
+_REDIRECTS = (">", "2>", "|", "<", "&")
 
 
 def ours() -> list[Command]:

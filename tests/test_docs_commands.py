@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from pairsieve.pipelines.catalog import query
 from pairsieve.pipelines.cli import app
 from scripts import cost_model
-from tests.support_docs import PROGRAM, ROOT, Command, commands, ours, parse
+from tests.support_docs import PROGRAM, ROOT, Command, blocks, commands, ours, parse
 from tests.support_docs_workspace import PAIRS, workspace
 
 ONLY_PARSED = {
@@ -126,6 +126,31 @@ def test_every_program_is_known() -> None:
     """A command of another program stands in the list, with what becomes of it."""
     programs = {command.words[0] for command in commands()}
     assert programs - set(PROGRAM) <= set(OTHERS)
+
+
+def statements() -> list[tuple[str, str]]:
+    """Every statement of a block of SQL: one a line, or one over several lines; with its place."""
+    found = []
+    for block in blocks("sql"):
+        text = re.sub(r"--.*$", "", block.text, flags=re.M)
+        lines = text.splitlines() if text.count("SELECT") > 1 else [" ".join(text.split())]
+        found += [(str(block), line.strip()) for line in lines if line.strip()]
+    return found
+
+
+@pytest.mark.parametrize(("place", "sql"), statements(), ids=lambda value: str(value)[:60])
+def test_sql_answers(place: str, sql: str, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A statement of a page is answered by the catalog of a run with such steps."""
+    refusals = []
+    for run in ("second", "capfilt", "metaclip", "basic"):
+        monkeypatch.chdir(here / "runs" / run)
+        with duckdb.connect("catalog.duckdb", read_only=True) as con:
+            try:
+                con.execute(sql).fetchall()
+                return
+            except duckdb.Error as error:
+                refusals.append(f"{run}: {error}")
+    pytest.fail(f"{place}: {sql}: {refusals}")
 
 
 def of(program: str) -> list[Command]:
