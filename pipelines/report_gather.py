@@ -164,7 +164,7 @@ class Gathered:
             "other_charts": [entry for entry in self.entries if not entry.chart.cuts],
             "left_out": self.left_out[:LISTED],
             "more_left_out": len(self.left_out[LISTED:]),
-            "dropped": dropped[:REASONS],
+            "dropped": _most_frequent(dropped),
             "more_reasons": len(dropped[REASONS:]),
             "kept_picks": [pick for reason in kept for pick in reason.picks],
             "duplicates": self.duplicates,
@@ -206,6 +206,12 @@ class Gathered:
             "sample_size": SAMPLE,
             "places": {view: "of the pool" if view == "pairs" else view.partition("_")[2] for view in source.columns},
         }
+
+
+def _most_frequent(reasons: list[Reason]) -> list[Reason]:
+    """As many as have room, in the order of the steps."""
+    places = sorted(range(len(reasons)), key=lambda i: -reasons[i].pairs)[:REASONS]
+    return [reasons[i] for i in sorted(places)]
 
 
 _TITLES = (

@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 import pairsieve
@@ -23,11 +26,14 @@ from pairsieve.pipelines.lock import locked
 from pairsieve.pipelines.progress import Silent
 from pairsieve.pipelines.report import Report, report
 from pairsieve.pipelines.report_charts import Chart
+from pairsieve.pipelines.report_funnel import funnel
 from pairsieve.pipelines.report_gather import TILES, Gathered
+from pairsieve.pipelines.report_samples import by_reason
 from pairsieve.pipelines.report_source import open_run
 from pairsieve.pipelines.run import run
 from pairsieve.pipelines.runner import Result
 from pairsieve.pipelines.store import Store
+from pairsieve.schemas import columns
 from pairsieve.schemas.errors import UserError
 from tests.pipelines.test_cli_json import DOCUMENTED
 from tests.s3 import S3Server
@@ -70,6 +76,40 @@ def test_the_funnel_is_the_runs(curated: Result, written: Report) -> None:
     lines = written.funnel
     assert all(one.left == other.reached for one, other in pairwise(lines))
     assert lines[0].reached == ROWS and lines[-1].left == curated.kept
+
+
+VERDICTS = st.lists(
+    st.tuples(st.sampled_from(["pool", "one", "two", "three", None]), st.sampled_from("abc")), max_size=60
+)
+
+
+@given(VERDICTS)
+@settings(max_examples=25, deadline=None)
+def test_every_pair_is_in_the_funnel_once(verdicts: list[tuple[str | None, str]]) -> None:
+    """Whatever the verdicts are: who reaches a step is who was not dropped before it."""
+    order = ["pool", "one", "two", "three"]
+    with TemporaryDirectory() as folder:
+        write_bare_run(Path(folder), order[1:], verdicts)
+        with open_run(folder) as source:
+            lines = funnel(source, by_reason(source), [])
+    places = [order.index(step) if step else len(order) for step, _ in verdicts]
+    assert [(line.step, line.dropped) for line in lines] == [(step, places.count(k)) for k, step in enumerate(order)]
+    assert [line.reached for line in lines] == [sum(place >= k for place in places) for k in range(len(order))]
+    assert lines[-1].left == places.count(len(order))
+
+
+def write_bare_run(folder: Path, steps: list[str], verdicts: list[tuple[str | None, str]]) -> None:
+    """The manifest and the verdicts of a run, and nothing else."""
+    records = [{"id": step, "filter": "where", "fingerprint": "", "deciding": {}} for step in steps]
+    pool = {"rows": len(verdicts), "shards": 1}
+    made = {"recipe": {}, "seed": 0, "versions": {}, "pool": pool, "steps": records}
+    (folder / "run.yaml").write_text(yaml.safe_dump(made))
+    rows = [
+        {"uid": f"{i:032x}", "shard": 0, "row": i, "dropped_by": step, "reason": reason if step else None}
+        for i, (step, reason) in enumerate(verdicts)
+    ]
+    (folder / "verdicts").mkdir()
+    pq.write_table(pa.Table.from_pylist(rows, columns.VERDICTS), folder / "verdicts" / "00000.parquet")
 
 
 def test_everything_could_be_read(written: Report) -> None:
@@ -380,7 +420,7 @@ def test_a_run_on_an_object_store(s3: S3Server, tmp_path: Path) -> None:
 
 
 def test_queries_of_the_page_can_be_asked(curated: Result, written: Report) -> None:
-    """As they stand, whatever columns are called; and those of a chart give as many pairs as it shows."""
+    """As they stand, whatever columns are called."""
     asked = [shlex.split(html.unescape(text)) for text in re.findall(r"<pre>(pairsieve .*?)</pre>", text_of(written))]
     assert len(asked) > 15 and {words[:3] == ["pairsieve", "query", "."] for words in asked} == {True}
     for *_, sql in asked:
