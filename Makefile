@@ -29,6 +29,7 @@ wheel: .venv/.installed
 	$(VENV) -m build --wheel --outdir dist
 
 .venv/.installed: pyproject.toml constraints.txt tests/peers.txt
+	@echo "setting up .venv: some minutes, once"
 	$(PYTHON) -m venv .venv
 	$(VENV) -m pip install --quiet --upgrade pip -c constraints.txt
 	$(VENV) -m pip install --quiet --editable '.[dev]' -c constraints.txt
