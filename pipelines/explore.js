@@ -61,7 +61,7 @@ function funnelRow(row, all) {
     : null;
   return el("li", {},
     el("div", { class: "step" },
-      el("button", { type: "button", click: () => filterBy(where) }, el("span", { class: "name" }, row.step), el("span", { class: "figures" }, `${count(row.reached)} − ${count(row.dropped)}`)),
+      el("button", { type: "button", click: () => filterBy(where) }, el("span", { class: "name" }, row.step), el("span", { class: "figures" }, `${count(row.reached)} reached, ${count(row.dropped)} dropped`)),
       move),
     bar,
     row.reasons.length ? el("ul", {}, reasons) : null);

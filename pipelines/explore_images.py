@@ -27,6 +27,7 @@ _HELD = 64 << 20
 _AT_ONCE = 2
 _DECODING = 1 << 30
 _QUALITY = 82
+_MOST_PIXELS = 64_000_000
 
 
 class NoPictureError(Exception):
@@ -90,7 +91,7 @@ class Thumbnails:
 
     def _made(self, data: bytes, side: int) -> bytes:
         try:
-            pixels = decode_image(data, wanted=lambda size: _within(size, side), memory=self._memory).pixels
+            pixels = decode_image(data, _MOST_PIXELS, lambda size: _within(size, side), memory=self._memory).pixels
         except BrokenImageError as error:
             raise NoPictureError(str(error)) from None
         return _jpeg(pixels, side)

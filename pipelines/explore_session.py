@@ -193,8 +193,8 @@ class RunSession:
             "reached": len(seen.numbers),
             "stays": [seen.stays, seen.stays + len(gained) - len(lost)],
             "kept": [self._kept(self.loaded.fate), self._kept(walk.fate)],
-            "gained": self._side(seen, gained, mark, walk),
-            "lost": self._side(seen, lost, mark, walk),
+            "gained": self._side(seen, gained, cut, mark, walk),
+            "lost": self._side(seen, lost, cut, mark, walk),
             "unmeasured": self._unmeasured(walk),
             "taken": walk.taken,
             "mark": mark,
@@ -221,10 +221,12 @@ class RunSession:
         held = small if np.array_equal(small, values, equal_nan=True) else values
         return _Seen(numbers.astype(np.int32), before, held, bins, len(numbers) == self.loaded.rows)
 
-    def _side(self, seen: "_Seen", places_: NDArray[np.int64], mark: float | None, walk: Walk) -> dict[str, Any]:
+    def _side(
+        self, seen: "_Seen", places_: NDArray[np.int64], cut: Cut, mark: float | None, walk: Walk
+    ) -> dict[str, Any]:
         values = None if seen.values is None else seen.values[places_]
         few = nearest(values, seen.numbers[places_].astype(np.int64), mark, SIDES_SHOWN)
-        cards = self.cards(few)
+        cards = self.cards(few, [cut.column] if cut.column else [])
         for card in cards:
             card["then"] = self._fate(int(walk.fate[card["number"]]))
         return {"count": len(places_), "pairs": cards}

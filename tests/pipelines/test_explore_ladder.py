@@ -101,7 +101,7 @@ def test_what_a_looser_threshold_would_measure_is_counted(world: tuple[Path, Res
 def test_pairs_that_change_sides_are_those_and_nearest_first(session: Session) -> None:
     """Newly staying pairs had gone, and come in the order of their distance from the cut."""
     answer = session.one.moved(Moved("caption_words", "least", {"least": 1}, 0))
-    shown = session.one.pairs.pairs([pair["number"] for pair in answer["gained"]["pairs"]])
+    shown = answer["gained"]["pairs"]
     assert {pair["reason"] for pair in shown} == {"too_few_words"}
     assert answer["lost"]["count"] == 0
     words = [pair["caption_words"] for pair in shown]

@@ -24,6 +24,7 @@ from pairsieve.pipelines.explore_session import Session
 from pairsieve.pipelines.progress import Silent
 from pairsieve.pipelines.provenance import diff, why
 from pairsieve.pipelines.run import run
+from pairsieve.pipelines.search import Query, search
 from pairsieve.schemas.errors import UserError
 from tests import support_explore as support
 from tests.pipelines.test_added import CHOOSE, curate
@@ -173,6 +174,25 @@ def test_pairs_that_a_step_adds_are_there(tmp_path: Path) -> None:
         assert known[0]["width"] == known[1]["width"]
         assert known[0]["text"] != known[1]["text"]
         assert [row["is_taken"] for row in overview["funnel"]] == [False, False, True]
+
+
+def test_a_text_search_is_that_of_the_command(tmp_path: Path) -> None:
+    """Where a step stored embeddings and their model is here: the same pairs in the same order."""
+    pool = support.write_pool(tmp_path / "pool", 30)
+    result = support.make_run(pool, tmp_path / "run", [{"clip_score": {"model": "pairsieve-demo", "embeddings": True}}])
+    with opened(result.root, None, Silent()) as session:
+        assert session.overview()["one"]["embeddings"] == "clip_image"
+        found = session.one.search("three red circles")
+    known = search(result.root, Query("three red circles"), top=60)
+    assert [(pair["shard"], pair["row"]) for pair in found["pairs"]] == [(hit.shard, hit.row) for hit in known.hits]
+    assert found["pairs"][0]["similarity"] == round(known.hits[0].score, 4)
+
+
+def test_a_run_without_embeddings_is_not_searched(session: Session) -> None:
+    """One line says what would make it so."""
+    assert session.overview()["one"]["embeddings"] is None
+    with pytest.raises(UserError, match="embeddings: true"):
+        session.one.search("a cat")
 
 
 def test_a_run_that_changed_on_disk_is_noticed(roots: tuple[Path, Path], tmp_path: Path) -> None:
