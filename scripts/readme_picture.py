@@ -1,6 +1,6 @@
 """Draw the README's picture: pairs of a demo run with their captions, scores and verdicts.
 
-python scripts/readme_picture.py runs/demo docs/demo.png
+python -m scripts.readme_picture runs/demo docs/demo.png
 """
 
 import io

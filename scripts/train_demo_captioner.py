@@ -1,6 +1,6 @@
 """Train the demo's tiny captioner, a BLIP, on the synthetic world and save it in transformers' format.
 
-One seeded command, `python scripts/train_demo_captioner.py`, about 16 CPU-minutes on one core: it renders training
+One seeded command, `python -m scripts.train_demo_captioner`, about 16 CPU-minutes on one core: it renders training
 pictures at the size in which the nano pool stores them (seeds that no pool uses, attributes drawn evenly, some pictures
 of junk), trains on one true English caption of each with the language-model loss of BLIP's captioner, writes
 `pairsieve/demo-blip`, and prints what the `caption` filter then says of fresh scenes.  The vision tower also learns in
@@ -21,7 +21,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import torch
-from demo_training import Descent, on_two_processes
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -44,6 +43,7 @@ from pairsieve.pipelines.demo_world import (
     sample_scene,
 )
 from pairsieve.pipelines.nano_world import junk_picture, stored
+from scripts.demo_training import Descent, on_two_processes
 
 HF: Any = import_module("transformers")  # half of it has no types
 TRAIN_SEED, FRESH_SEED = 7101, 7102

@@ -1,6 +1,6 @@
 """Train the demo's tiny CLIP on the synthetic world and save it in open_clip's local-dir format.
 
-One seeded command, `python scripts/train_demo_clip.py`, about 15 minutes on 2 cores: it renders training pictures
+One seeded command, `python -m scripts.train_demo_clip`, about 15 minutes on 2 cores: it renders training pictures
 (seeds the demo pool does not use), trains with the known truth of every (image, caption) pair of a batch as the
 contrastive target, writes `pairsieve/demo-clip`, loads it again from there and prints how it ranks the demo pool.
 Only tokens that occur are trained; the other rows of the embedding table are zero.
@@ -21,7 +21,6 @@ from typing import Any
 import numpy as np
 import open_clip
 import torch
-from demo_training import Descent, on_two_processes
 from numpy.typing import NDArray
 from PIL import Image
 from safetensors.torch import save_file
@@ -33,6 +32,7 @@ from pairsieve.pipelines.demo_captions import LANGUAGES, caption, names_backgrou
 from pairsieve.pipelines.demo_pool import PlantedPair, build_pool
 from pairsieve.pipelines.demo_replies import image_bytes
 from pairsieve.pipelines.demo_world import BACKGROUNDS, COLOURS, SHAPES, Scene, keyed_rng, render, sample_scene
+from scripts.demo_training import Descent, on_two_processes
 
 TRAIN_SEED = 7001
 IMAGE_SIZE = 64
