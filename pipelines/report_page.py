@@ -36,6 +36,8 @@ def visible(value: object, most: int | None = None) -> str:
     """A text with what would not be seen made visible; longer ones end in an ellipsis."""
     string = str(value)
     string = string if most is None or len(string) <= most else f"{string[: most - 1]}…"
+    if string.isspace():
+        string = string.replace(" ", "␠")
     return "".join(_sign(c) if unicodedata.category(c) in _SIGNS else c for c in string)
 
 
@@ -193,6 +195,7 @@ def _environment() -> jinja2.Environment:
     )
     made.filters |= {
         "count": lambda value: f"{value:,}",
+        "many": lambda value, what: f"{value:,} {what}{'' if value == 1 else 's'}",
         "number": svg.number,
         "seen": visible,
         "size": figures.size,

@@ -120,4 +120,4 @@ def test_visible_text_has_no_control_left(text: str) -> None:
     """And shows every character in its place; what is printable stays as it is."""
     found = visible(text)
     assert not re.search("[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff]", found)
-    assert text.isprintable() <= (found == text)
+    assert (text.isprintable() and not text.isspace()) <= (found == text)
