@@ -60,7 +60,7 @@ def main() -> None:
             sys.exit(ExitCode.MISTAKE)
         _end(_usage(text, error), ExitCode.MISTAKE)
     except (typer.Abort, KeyboardInterrupt):
-        note("stopped")
+        note("\nstopped" if sys.stderr.isatty() else "stopped")  # the question's line has not ended
         sys.exit(ExitCode.INTERRUPTED)
     except BrokenPipeError:
         sys.stderr.close()  # the reader of our output left; say nothing more

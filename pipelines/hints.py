@@ -30,14 +30,14 @@ def command() -> str:
     return shlex.quote(relative if not relative.startswith("..") else str(script))
 
 
-def after_run(result: "Result", out: str, *, is_quiet: bool) -> None:
+def after_run(result: "Result", out: str, *, is_quiet: bool, has_report: bool = False) -> None:
     """Explain an empty outcome, and show what to ask of the run."""
     if is_quiet:
         return
     if not result.kept:
         note(nothing_kept(result))
     if sys.stdout.isatty() and sys.stderr.isatty():
-        for line in ("", "next:", *(f"  {line}" for line in next_steps(result, out))):
+        for line in ("", "next:", *(f"  {line}" for line in next_steps(result, out, has_report))):
             note(line)
 
 
@@ -55,14 +55,15 @@ def nothing_kept(result: "Result") -> str:
     return f"{told}; look at {more}"
 
 
-def next_steps(result: "Result", out: str) -> Iterator[str]:
-    """Four commands that work on this run."""
+def next_steps(result: "Result", out: str, has_report: bool) -> Iterator[str]:
+    """Commands that work on this run."""
     me, run = command(), shlex.quote(out)
     uid = dropped_uid(result)
     if uid is not None:
         yield f"{me} why {run} {uid}   # why this pair was dropped"
     yield f'{me} query {run} "{_SQL}"'
-    yield f"{me} report {run}   # one page to look at: funnel, scores, samples"
+    if not has_report:
+        yield f"{me} report {run}   # one page to look at: funnel, scores, samples"
     yield f"{me} explore {run}   # browse pairs, move thresholds"
 
 

@@ -56,7 +56,7 @@ class Answers:
 
 def recipe_text(answers: Answers) -> str:
     """The YAML; every step says what it is there for."""
-    about = f"{PURPOSES[answers.purpose]}; from {answers.pool}".replace("\n", " ")
+    about = f"For {PURPOSES[answers.purpose]}, from {answers.pool}".replace("\n", " ")
     lines = [
         f"# {about}.",
         "# Every setting: pairsieve filters NAME.  A threshold may change at any time: what is measured is kept.",

@@ -127,4 +127,4 @@ def demo(
         lambda: demo_document(outcome, file),
         lambda: (*page(outcome), f"its report, to open in a browser: {file}"),
     )
-    after_run(outcome.result, out, is_quiet=quiet or json_)
+    after_run(outcome.result, out, is_quiet=quiet or json_, has_report=True)
