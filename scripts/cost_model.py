@@ -175,10 +175,12 @@ def cost_table(sizes: Sequence[float], c: Values) -> str:
     heads = ["way", "pairs", "CPU-hours", "GPU-hours", "fetched", "stored", "days", "$"]
     lines = [heads, ["---", *["---:"] * 7]]
     for way, work in WAYS.items():
-        for pairs in sizes:
+        for place, pairs in enumerate(sizes):
             cost = work(pairs, c)
             cells = [_short(cost.cpu_hours), _short(cost.gpu_hours), _bytes(cost.fetched_tb), _bytes(cost.stored_tb)]
-            lines.append([way, _amount(pairs), *cells, _short(days(cost, c)), _short(dollars(cost, c))])
+            lines.append(
+                ["" if place else way, _amount(pairs), *cells, _short(days(cost, c)), _short(dollars(cost, c))]
+            )
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 

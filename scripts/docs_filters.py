@@ -131,9 +131,9 @@ def _columns(made: type[AnyFilter], sample: AnyFilter) -> str:
     """What it reads, writes and derives, with the example's settings."""
     rows = [("reads", f"`{name}`", "") for name in sample.inputs(STOCK)]
     rows += [("compares", f"`{name}`", "") for name in sample.keep_inputs(STOCK)]
-    rows += [("writes", f"`{name}`", str(kind)) for name, kind in sample.outputs(STOCK).items()]
+    rows += [("writes", f"`{name}`", f"`{kind}`") for name, kind in sample.outputs(STOCK).items()]
     if isinstance(sample, PoolFilter):
-        rows += [("derives", f"`{name}`", str(kind)) for name, kind in sample.derived(STOCK).items()]
+        rows += [("derives", f"`{name}`", f"`{kind}`") for name, kind in sample.derived(STOCK).items()]
     if not rows:
         return "None of its own: it compares columns that are there."
     return "With the settings of the example:\n\n" + table(["", "column", "type"], rows)
@@ -144,9 +144,12 @@ def _reasons(name: str, made: type[AnyFilter]) -> str:
     if name == "download":
         return "Why a pair is dropped, and `download_code` of every pair:\n\n" + _code_table()
     text = " ".join((made.__doc__ or "").split())
-    sentences = [
-        s for s in re.split(r"(?<=[.]) (?=[A-Z`])", text) if re.search(r"\breasons?\b|_error``|\berrors\b", s, re.I)
-    ]
+    wanted = (
+        r"\breasons?\b|_error``|\berrors\b"
+        if re.search(r"th(ose|at|ese) (errors|reason)|eason\w*: those", text)
+        else r"\breasons?\b"
+    )
+    sentences = [one for one in re.split(r"(?<=[.]) (?=[A-Z`])", text) if re.search(wanted, one, re.I)]
     return prose(" ".join(sentences))
 
 
