@@ -56,7 +56,7 @@ def opened(root: str, other: str | None, progress: Reporter) -> Iterator[Session
         ladder.reconnect(con)
         session = _session(con, one, second, ladder, tuple(stamps))
         with progress.stage("prepare thresholds", len(one.plan.steps)) as stage:
-            session.one.prepare(stage)
+            session.one.moves.prepare(stage)
         yield session
 
 

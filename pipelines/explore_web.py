@@ -12,8 +12,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from pairsieve.pipelines.explore_guard import App, Guard
 from pairsieve.pipelines.explore_images import SIDES, NoPictureError
 from pairsieve.pipelines.explore_ladder import SupersededError
+from pairsieve.pipelines.explore_moves import Moved
 from pairsieve.pipelines.explore_query import LONGEST, MOST_ROWS
-from pairsieve.pipelines.explore_session import Moved, Session
+from pairsieve.pipelines.explore_session import Session
 from pairsieve.schemas.errors import PairsieveError, UserError
 
 RunName = Literal["one", "other"]
@@ -163,7 +164,7 @@ def _add_pairs(app: FastAPI, session: Session) -> None:
 def _add_thresholds(app: FastAPI, session: Session) -> None:
     @app.post("/api/moved")
     def moved(body: MovedBody) -> dict[str, Any]:
-        return session.one.moved(Moved(body.step, body.setting, body.changes, body.ticket))
+        return session.one.moves.moved(Moved(body.step, body.setting, body.changes, body.ticket))
 
     @app.post("/api/step")
     def step(body: WhereBody) -> dict[str, Any]:

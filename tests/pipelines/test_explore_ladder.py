@@ -12,7 +12,8 @@ import pytest
 from pairsieve.pipelines.explore import opened
 from pairsieve.pipelines.explore_cuts import changed
 from pairsieve.pipelines.explore_ladder import UNMEASURED, Ladder, SupersededError
-from pairsieve.pipelines.explore_session import Moved, Session
+from pairsieve.pipelines.explore_moves import Moved
+from pairsieve.pipelines.explore_session import Session
 from pairsieve.pipelines.explore_table import load_run
 from pairsieve.pipelines.progress import Silent
 from pairsieve.pipelines.provenance import manifest
@@ -52,8 +53,7 @@ def session(world: tuple[Path, Result]) -> Iterator[Session]:
 
 def ladder_of(session: Session) -> Ladder:
     """Its steps."""
-    assert session.one.ladder is not None
-    return session.one.ladder
+    return session.one.moves.ladder
 
 
 def places_kept(session: Session, fate: Any) -> set[tuple[int, int]]:
@@ -78,7 +78,7 @@ def test_a_moved_threshold_keeps_what_a_real_run_keeps(
     walk = ladder_of(session).walk(k, changed(loaded.plan.steps[k], changes))
     real = support.make_run(world[0], tmp_path / "run", support.steps(**{step: changes}))
     assert places_kept(session, walk.fate) == support.kept(real)
-    answer = session.one.moved(Moved(step, next(iter(changes)), changes, 0))
+    answer = session.one.moves.moved(Moved(step, next(iter(changes)), changes, 0))
     assert answer["kept"][1] == real.kept
     assert answer["unmeasured"] == []
     stays = {name: reached - dropped for name, reached, dropped in real.funnel}
@@ -90,7 +90,7 @@ def test_what_a_looser_threshold_would_measure_is_counted(world: tuple[Path, Res
     filters: list[dict[str, Any]] = [{"caption_words": {"least": 5}}, {"random_sample": {"fraction": 0.5}}]
     support.make_run(world[0], tmp_path / "run", filters)
     with opened(str(tmp_path / "run"), None, Silent()) as session:
-        answer = session.one.moved(Moved("caption_words", "least", {"least": 2}, 0))
+        answer = session.one.moves.moved(Moved("caption_words", "least", {"least": 2}, 0))
     filters[0] = {"caption_words": {"least": 2}}
     real = support.make_run(world[0], tmp_path / "run", filters)
     assert answer["unmeasured"] == [{"step": "random_sample", "pairs": real.measured["random_sample"]}]
@@ -100,7 +100,7 @@ def test_what_a_looser_threshold_would_measure_is_counted(world: tuple[Path, Res
 
 def test_pairs_that_change_sides_are_those_and_nearest_first(session: Session) -> None:
     """Newly staying pairs had gone, and come in the order of their distance from the cut."""
-    answer = session.one.moved(Moved("caption_words", "least", {"least": 1}, 0))
+    answer = session.one.moves.moved(Moved("caption_words", "least", {"least": 1}, 0))
     shown = answer["gained"]["pairs"]
     assert {pair["reason"] for pair in shown} == {"too_few_words"}
     assert answer["lost"]["count"] == 0
@@ -110,7 +110,7 @@ def test_pairs_that_change_sides_are_those_and_nearest_first(session: Session) -
 
 def test_a_histogram_counts_everyone_once(session: Session) -> None:
     """Its bars and the pairs without a value are the pairs that the step decided on."""
-    answer = session.one.moved(Moved("clip_score", "top", {"top": 0.2}, 0))
+    answer = session.one.moves.moved(Moved("clip_score", "top", {"top": 0.2}, 0))
     bars = answer["histogram"]
     assert sum(bars["stays"]) == answer["stays"][1]
     assert sum(bars["stays"]) + sum(bars["goes"]) + bars["missing"] == answer["reached"]
@@ -118,7 +118,7 @@ def test_a_histogram_counts_everyone_once(session: Session) -> None:
 
 def test_the_recipe_line_is_the_moved_step(session: Session) -> None:
     """What is copied is the step as the recipe would have it."""
-    answer = session.one.moved(Moved("clip_score", "min", {"top": None, "min": 0.27}, 0))
+    answer = session.one.moves.moved(Moved("clip_score", "min", {"top": None, "min": 0.27}, 0))
     assert answer["line"] == "- clip_score: {column: score, min: 0.27}"
     assert answer["set"] == ["--set filters.clip_score.top=null", "--set filters.clip_score.min=0.27"]
 
@@ -126,7 +126,7 @@ def test_the_recipe_line_is_the_moved_step(session: Session) -> None:
 def test_an_impossible_threshold_is_one_line(session: Session) -> None:
     """What the filter refuses, in its words."""
     with pytest.raises(Exception, match=r"^caption_words.least: least \(9\) is above most \(8\)$"):
-        session.one.moved(Moved("caption_words", "least", {"least": 9}, 0))
+        session.one.moves.moved(Moved("caption_words", "least", {"least": 9}, 0))
 
 
 def test_an_overtaken_question_is_given_up(session: Session) -> None:
@@ -142,7 +142,7 @@ def test_near_duplicates_are_taken_as_they_were(world: tuple[Path, Result], tmp_
     support.make_run(world[0], tmp_path / "run", filters)
     with opened(str(tmp_path / "run"), None, Silent()) as session:
         assert ladder_of(session).taken == {"near_duplicate_text"}
-        answer = session.one.moved(Moved("caption_words", "least", {"least": 5}, 0))
+        answer = session.one.moves.moved(Moved("caption_words", "least", {"least": 5}, 0))
         assert answer["taken"] == ["near_duplicate_text"]
         funnel = {row["step"]: row for row in session.overview()["one"]["funnel"]}
     assert funnel["near_duplicate_text"]["is_taken"] and not funnel["near_duplicate_text"]["cuts"]
@@ -166,7 +166,7 @@ def test_exploring_changes_nothing_in_the_run(world: tuple[Path, Result]) -> Non
     root = Path(world[1].root)
     before = digests(root)
     with opened(str(root), None, Silent()) as session:
-        session.one.moved(Moved("clip_score", "top", {"top": 0.9}, 0))
+        session.one.moves.moved(Moved("clip_score", "top", {"top": 0.9}, 0))
         session.one.thumbnail(0, 240)
     assert digests(root) == before
     assert manifest(Store(str(root))).steps
