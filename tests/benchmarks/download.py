@@ -1,7 +1,7 @@
 """CPU-milliseconds an image of ``download`` against img2dataset 1.47.0, interleaved, from nginx on loopback.
 
     apt install nginx openssl; pip install --target PEER fire wandb exifread
-    python -m tests.benchmarks.download PEER [images] [rounds]
+    python -m tests.benchmarks.download PEER [images] [rounds] [http-640x480 http-1600x1200 https-640x480 …]
 
 Each contender is a process of its own with one worker, run on a fifth of the images and on all of them; the
 difference is what an image costs, without start-up.  The server's time is not counted.  Guards are on for us.
@@ -130,6 +130,7 @@ class Contender:
 
 PEER = Contender("img2dataset 1.47.0", None)
 OURS = (Contender("pairsieve", False), Contender("pairsieve, exact", True))
+CONTENDERS = (PEER, *OURS)
 
 
 def cpu_seconds(command: Sequence[str], environment: dict[str, str]) -> float:
@@ -185,8 +186,8 @@ def compare(root: Path, peer: str) -> None:
     for size in SIZES:
         urls = write_list(root, "http", size, FILES)
         found = {}
-        for contender in (PEER, *OURS):
-            out = root / f"compared-{size}-{contender.name}"
+        for contender in CONTENDERS:
+            out = root / f"compared-{size}-{CONTENDERS.index(contender)}"
             cpu_seconds(contender.command(root, urls, out), environment)
             found[contender.name] = pictures(contender, out)
         theirs = found[PEER.name]
@@ -197,29 +198,35 @@ def compare(root: Path, peer: str) -> None:
             print(f"{size} {contender.name}: PSNR {middle:.1f} dB, worst {worst:.1f}; {same} of {len(pairs)} identical")
 
 
-def main(peer: str, count: int = 2500, rounds: int = 3) -> None:
-    """Measure, and print medians with their ratio."""
+def measure(root: Path, peer: str, count: int, rounds: int, kind: tuple[str, str]) -> None:
+    """What an image of one kind costs with each contender, in turns; medians, and the ratio to the peer's."""
     counts = (count // 5, count)
+    lists = [write_list(root, *kind, n) for n in counts]
+    spent: dict[str, list[float]] = {}
+    for _ in range(rounds):
+        for contender in CONTENDERS:
+            spent.setdefault(contender.name, []).append(per_image(contender, root, lists, counts, peer))
+    base = median(spent[PEER.name])
+    for name, costs in spent.items():
+        ms = " ".join(f"{cost:.2f}" for cost in costs)
+        ratio = median(costs) / base
+        print(f"{' '.join(kind)} {name}: {median(costs):.2f} CPU-ms ({ms}), {ratio:.2f}x", flush=True)
+
+
+def main(peer: str, count: int = 2500, rounds: int = 3, *kinds: str) -> None:
+    """Measure, and print medians with their ratio; without ``kinds`` all of them, and how alike the pictures are."""
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         root.chmod(0o755)  # nginx's worker is another user where this one is root
         make_images(root)
         make_certificate(root)
         with serving(root):
-            for scheme, size in KINDS:
-                lists = [write_list(root, scheme, size, n) for n in counts]
-                spent: dict[str, list[float]] = {}
-                for _ in range(rounds):
-                    for contender in (PEER, *OURS):
-                        cost = per_image(contender, root, lists, counts, peer)
-                        spent.setdefault(contender.name, []).append(cost)
-                base = median(spent[PEER.name])
-                for name, costs in spent.items():
-                    ms = " ".join(f"{cost:.2f}" for cost in costs)
-                    print(f"{scheme} {size} {name}: {median(costs):.2f} CPU-ms ({ms}), {median(costs) / base:.2f}x")
-                sys.stdout.flush()
-            compare(root, peer)
+            for kind in KINDS:
+                if not kinds or "-".join(kind) in kinds:
+                    measure(root, peer, count, rounds, kind)
+            if not kinds:
+                compare(root, peer)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], *(int(text) for text in sys.argv[2:]))
+    main(sys.argv[1], *(int(text) for text in sys.argv[2:4]), *sys.argv[4:])
