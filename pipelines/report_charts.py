@@ -21,6 +21,7 @@ SAMPLE = 50_000
 BINS = 56
 DISTINCT = 300
 """A column of words with more distinct values in the sample is text, which has no distribution."""
+CHARTS = 120
 TOGETHER = 8
 """Charts of a query."""
 CHARACTERS = "characters of text"
@@ -74,23 +75,29 @@ class Chart:
 
 
 def charts(source: Source, cuts: Sequence[Cut]) -> tuple[list[Chart], dict[str, Sample], list[str]]:
-    """A chart for each column, and for each step that cuts one; samples by view; columns that have none."""
-    found: list[Chart] = []
-    samples: dict[str, Sample] = {}
+    """A chart for each step and column that it cuts, then for each other column; samples by view; columns without."""
     others: list[str] = []
     steps = [f"{kind}_{step.id}" for step in source.steps for kind in ("scores", "derived")]
-    for view in ("pairs", *(name for name in steps if name in source.columns)):
+    views = ("pairs", *(name for name in steps if name in source.columns))
+    wanted = [chart for view in views for chart in _wanted(source, view, cuts, others)]
+    wanted.sort(key=lambda chart: (chart.step is None, chart.step or 0))  # stable: else as they come
+    others += [chart.column for chart in wanted[CHARTS:]]
+    found: list[Chart] = []
+    samples: dict[str, Sample] = {}
+    for view in views:
         with source.section(f"distributions of {view}"):
-            wanted = list(_wanted(source, view, cuts, others))
-            if not wanted:
-                continue
-            samples[view] = _sample(source, view, wanted)
-            wanted = [made for chart in wanted if (made := _if_countable(chart, samples[view], others))]
-            wanted = _with_bounds(source, view, wanted)
-            wanted = [_with_bins(chart, samples[view]) for chart in wanted]
-            for start in range(0, len(wanted), TOGETHER):
-                found += _counted(source, view, wanted[start : start + TOGETHER])
-    return found, samples, others
+            if here := [chart for chart in wanted[:CHARTS] if chart.view == view]:
+                samples[view] = _sample(source, view, here)
+                found += _of_view(source, view, here, samples[view], others)
+    return sorted(found, key=lambda chart: (chart.step is None, chart.step or 0)), samples, others
+
+
+def _of_view(source: Source, view: str, wanted: list[Chart], sample: Sample, others: list[str]) -> Iterator[Chart]:
+    """The charts of one view, counted a few at a time."""
+    wanted = [made for chart in wanted if (made := _if_countable(chart, sample, others))]
+    wanted = [_with_bins(chart, sample) for chart in _with_bounds(source, view, wanted)]
+    for start in range(0, len(wanted), TOGETHER):
+        yield from _counted(source, view, wanted[start : start + TOGETHER])
 
 
 def _wanted(source: Source, view: str, cuts: Sequence[Cut], others: list[str]) -> Iterator[Chart]:

@@ -149,10 +149,9 @@ def _limit(source: Source, k: int, step: StepRecord, column: str, sign: str, val
         if f"scores_{step.id}" in source.columns:
             yield Cut(k, f"scores_{step.id}", column, sql, "DOUBLE", sign, float(value), why)
         return
-    for name in _stored(step, column):
-        if place := place_of(source, name, k):
-            yield Cut(k, *place, sign, float(value), why)
-            return
+    own = (place_of(source, name, k, only=True) for name in _stored(step, column))
+    if place := next((place for place in own if place), None) or place_of(source, column, k):
+        yield Cut(k, *place, sign, float(value), why)
 
 
 def _stored(step: StepRecord, own: str) -> tuple[str, ...]:
@@ -162,10 +161,11 @@ def _stored(step: StepRecord, own: str) -> tuple[str, ...]:
     return (renamed, f"{step.id}_{own}", own)
 
 
-def place_of(source: Source, column: str, k: int) -> tuple[str, str, str, str] | None:
-    """View, name, SQL and type of a number that steps up to ``k``, or the pool, have; the nearest first."""
-    names = [f"{kind}_{step.id}" for step in source.steps[k::-1] for kind in ("scores", "derived")]
-    for view in (*names, "pairs"):
+def place_of(source: Source, column: str, k: int, only: bool = False) -> tuple[str, str, str, str] | None:
+    """View, name, SQL and type of a number that step ``k`` has, or one before, or the pool; ``only``: step ``k``."""
+    steps = source.steps[k : k + 1] if only else source.steps[k::-1]
+    names = [f"{kind}_{step.id}" for step in steps for kind in ("scores", "derived")]
+    for view in (*names, *(() if only else ("pairs",))):
         known = {name.casefold(): name for name in source.columns.get(view, ())}
         name = known.get(column.casefold()) or known.get(column.casefold().removeprefix("source_"))
         if name is not None and source.columns[view][name] in NUMBERS:

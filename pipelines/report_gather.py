@@ -25,7 +25,6 @@ NAME = "report.html"
 """The usual name of a report, in its run."""
 TILES = 600
 """Pairs that are shown, each with a picture, at most."""
-CHARTS = 120
 REASONS = 300
 LISTED = 200
 """Columns without a chart that are named."""
@@ -82,10 +81,8 @@ class Gathered:
             stage.advance(len(places))
 
     def _choose(self, found: Sequence[Chart], samples: dict[str, Sample]) -> None:
-        """The charts that have room, and the pairs beside them."""
-        order = sorted(found, key=lambda chart: (chart.step is None, chart.step or 0))  # stable: else as they come
-        self.left_out += [chart.column for chart in order[CHARTS:]]
-        self.entries = [Entry(chart) for chart in order[:CHARTS]]
+        """The pairs beside the charts, and those of the other sections, as far as there is room."""
+        self.entries = [Entry(chart) for chart in found]
         self.room = TILES // 2  # however many steps cut, the rest of the page has the other half
         for entry in (entry for entry in self.entries if entry.chart.cuts):
             with self.source.section(f"pairs near a threshold of {entry.chart.column}"):

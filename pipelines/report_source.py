@@ -138,11 +138,13 @@ def _working(store: Store) -> Iterator[str]:
     """Whether another process works in the run, on a disk."""
     if not store.local or not store.exists(".lock"):
         return
-    with Path(store.path(".lock")).open("rb") as file:
-        try:
+    try:
+        with Path(store.path(".lock")).open("rb") as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except OSError:
-            yield "another process works in this run now"
+    except BlockingIOError:
+        yield "another process works in this run now"
+    except OSError:
+        return  # a file that may not be read, or a mount without locks: nothing is known
 
 
 def _views(store: Store, found: RunManifest) -> Iterator[str]:

@@ -100,6 +100,14 @@ def test_a_step_with_another_name_has_its_own_column(pool: Path, tmp_path: Path)
     ]
 
 
+def test_a_column_of_the_same_name_is_not_taken_for_its_own(pool: Path, tmp_path: Path) -> None:
+    """Of two draws the second has its own numbers."""
+    result = curate(
+        pool, tmp_path, {"random_sample": {"fraction": 0.8}}, {"random_sample": {"as": "b", "fraction": 0.5}}
+    )
+    assert [(cut.view, cut.value) for cut in found(result.root)] == [("scores_random_sample", 0.8), ("scores_b", 0.5)]
+
+
 @pytest.mark.parametrize(
     "expression",
     [
