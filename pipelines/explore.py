@@ -24,6 +24,7 @@ from pairsieve.pipelines.explore_session import RunSession, Session
 from pairsieve.pipelines.explore_table import LoadedRun, is_keyed, key_table, load_run
 from pairsieve.pipelines.explore_web import application
 from pairsieve.pipelines.near import no_run
+from pairsieve.pipelines.pools import stamp as file_stamp
 from pairsieve.pipelines.progress import Reporter
 from pairsieve.pipelines.provenance import manifest
 from pairsieve.pipelines.search_columns import column_of
@@ -89,7 +90,9 @@ def stamp(root: str) -> str:
     store = Store(root)
     if not store.exists(catalog.CATALOG):
         raise no_run(root)
-    return hashlib.sha256(store.read("run.yaml") + store.read(catalog.CATALOG)).hexdigest()
+    return hashlib.sha256(
+        store.read("run.yaml") + file_stamp(store.fs, store.path(catalog.CATALOG)).encode()
+    ).hexdigest()
 
 
 def listen(port: int) -> socket.socket:

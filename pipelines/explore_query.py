@@ -21,7 +21,7 @@ from pairsieve.pipelines import machine
 from pairsieve.pipelines.sql import quote
 from pairsieve.schemas.errors import QueryError
 
-SECONDS = 10.0
+SECONDS = 20.0
 """A query is stopped after so many."""
 LONGEST = 20_000
 """Characters of an expression."""

@@ -6,6 +6,7 @@ One user, one run or two.
 import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -43,7 +44,7 @@ class RunSession:
 
     def overview(self) -> dict[str, Any]:
         """The run at a glance."""
-        tally = self.pairs.tally()
+        tally = self._tally
         return {
             "root": self.loaded.root,
             "pairs": self.loaded.rows + self.loaded.added,
@@ -53,6 +54,10 @@ class RunSession:
             "columns": self._columns(),
             "funnel": self._funnel(tally),
         }
+
+    @cached_property
+    def _tally(self) -> list[tuple[str | None, str | None, int]]:
+        return self.pairs.tally()
 
     def _columns(self) -> list[dict[str, Any]]:
         from_step = {name: step.id for step in self.loaded.plan.steps for name in step.given}
