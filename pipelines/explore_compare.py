@@ -28,8 +28,8 @@ _MATCH = """
     FROM one FULL JOIN other ON one.uid = other.uid
 """
 _BY_UID = """
-    SELECT CAST(uid AS UUID) AS uid, arg_min(rowid, (dropped_by IS NOT NULL, rowid)) AS number, bool_or(dropped_by IS NULL) AS kept,
-           min(dropped_by) AS step, min(reason) AS reason FROM {table} GROUP BY ALL
+    SELECT CAST(uid AS UUID) AS uid, arg_min(rowid, (dropped_by IS NOT NULL, rowid)) AS number,
+           bool_or(dropped_by IS NULL) AS kept, min(dropped_by) AS step, min(reason) AS reason FROM {table} GROUP BY ALL
 """
 _SIDES = {
     "both": "in_one AND in_other",
