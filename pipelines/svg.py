@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 from markupsafe import Markup, escape
 
-WIDTH, HEIGHT = 360, 150
-LEFT, RIGHT, TOP, BOTTOM = 10, 10, 24, 24
+WIDTH, HEIGHT = 360, 156
+LEFT, RIGHT, TOP, BOTTOM = 10, 10, 30, 24
 LINE = 19
 """Pixels of a line of bars."""
 NAMES, FIGURES = 130, 62
@@ -74,9 +74,7 @@ def histogram(
     """Bars side by side along a linear or a logarithmic axis; ``ident`` is unique in the page."""
     x = _scale(bars[0].low, bars[-1].high, is_log)
     most = max(1, *(bar.count for bar in bars))
-    is_free = not any(x(mark.at) < WIDTH / 3 for mark in marks)  # of labels of thresholds, on the left
-    place, anchor = (LEFT, "start") if is_free else (WIDTH - RIGHT, "end")
-    parts = [_label("quiet", place, 11, f"{most:,}", anchor), _line("grid", LEFT, TOP, WIDTH - RIGHT, TOP)]
+    parts = [_label("quiet", LEFT, 10, f"{most:,}", "start"), _line("grid", LEFT, TOP, WIDTH - RIGHT, TOP)]
     for bar in bars:
         parts += _column(bar, x(bar.low), x(bar.high), most)
     base = HEIGHT - BOTTOM
@@ -146,11 +144,11 @@ def _mark(mark: Mark, x: Scale) -> Iterator[Markup]:
     at = x(mark.at)
     is_left = at > WIDTH / 2
     if x.holds(mark.at):
-        yield _line("cut", at, 14, at, HEIGHT - BOTTOM)
-        yield _label("cut", at + (-4 if is_left else 4), 20, mark.label, "end" if is_left else "start")
+        yield _line("cut", at, 15, at, HEIGHT - BOTTOM)
+        yield _label("cut", at + (-4 if is_left else 4), 25, mark.label, "end" if is_left else "start")
     else:
         text = f"{mark.label} →" if is_left else f"← {mark.label}"
-        yield _label("cut", at, 20, text, "end" if is_left else "start")
+        yield _label("cut", at, 25, text, "end" if is_left else "start")
 
 
 def bars(ident: str, title: str, description: str, found: Sequence[Bar]) -> Markup:
