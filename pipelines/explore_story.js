@@ -76,8 +76,8 @@ function row(chapter) {
     "tr",
     {},
     el("th", { scope: "row" }, name),
-    el("td", {}, measured.length ? list(measured) : "–"),
-    el("td", {}, Object.keys(chapter.decides_by).length ? list(Object.entries(chapter.decides_by)) : "–"),
+    el("td", { "data-name": "measured" }, measured.length ? list(measured) : "–"),
+    el("td", { "data-name": "decides by" }, Object.keys(chapter.decides_by).length ? list(Object.entries(chapter.decides_by)) : "–"),
     el("td", { class: kind }, outcome),
   );
 }
