@@ -127,7 +127,9 @@ JOINED = "{view} s LEFT JOIN fate f ON (s.shard::BIGINT << 32 | s.row) = f.place
 
 def _sample(source: Source, view: str, wanted: Sequence[Chart]) -> Sample:
     """Some pairs' place, fate and columns (``c0``, ``c1`` … by SQL), the same ones every time."""
-    ((rows,),) = source.rows(f"SELECT count(*) FROM {quote(view)}")
+    rows = source.manifest.pool.rows
+    if view != "pairs":
+        ((rows,),) = source.rows(f"SELECT count(*) FROM {quote(view)}")
     every = max(1, rows // SAMPLE)
     names = dict.fromkeys(chart.sql for chart in wanted)
     columns = ", ".join(f"{sql} AS c{i}" for i, sql in enumerate(names))

@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from pairsieve.filters._decode_memory import DecodeMemory
-from pairsieve.filters._images import BrokenImageError, Size, decode_image
+from pairsieve.filters._images import BrokenImageError, Pixels, Size, decode_image
 from pairsieve.pipelines import machine
 from pairsieve.pipelines.ingest import open_pool
 from pairsieve.pipelines.overlay import Overlay
@@ -34,7 +34,10 @@ from pairsieve.schemas.recipe import POOLS, Recipe
 
 SIDE = 128
 """Pixels of the longer side."""
-QUALITY = 55
+PACKINGS = ((SIDE, 55), (SIDE, 25), (SIDE // 2, 25))
+"""Sides and WebP qualities: the first whose file has room, which all but noise has at once."""
+MOST_BYTES = 5000
+"""Of a picture's file, so that those of a page have room whatever they show."""
 MAX_PIXELS = 16_000_000
 MEMORY = 512 << 20
 """Bytes that decoding may hold."""
@@ -166,15 +169,20 @@ def thumb(image: bytes | str, memory: DecodeMemory) -> Thumb:
         pixels = decode_image(image, MAX_PIXELS, _small, memory).pixels
     except BrokenImageError as error:
         return Thumb(why=f"cannot be shown: {error.code.value}")
-    width, height = _small((pixels.shape[1], pixels.shape[0]))
     colours = np.ascontiguousarray(pixels[:, :, :3] if pixels.ndim == 3 else pixels)
+    made = (_packed(colours, side, quality) for side, quality in PACKINGS)
+    return next((one for one in made if len(one.source or "") <= MOST_BYTES * 4 // 3), Thumb(why="cannot be shown"))
+
+
+def _packed(colours: Pixels, side: int, quality: int) -> Thumb:
+    width, height = _small((colours.shape[1], colours.shape[0]), side)
     small = cv2.resize(colours, (width, height), interpolation=cv2.INTER_AREA)
     out = BytesIO()
-    Image.fromarray(small).convert("RGB").save(out, "WEBP", quality=QUALITY, method=4)
+    Image.fromarray(small).convert("RGB").save(out, "WEBP", quality=quality, method=4)
     return Thumb(f"data:image/webp;base64,{base64.b64encode(out.getvalue()).decode()}", width, height)
 
 
-def _small(size: Size) -> Size:
-    """The size of a picture whose longer side is reduced to ``SIDE``; smaller ones stay."""
-    scale = min(1.0, SIDE / max(size))
+def _small(size: Size, side: int = SIDE) -> Size:
+    """The size of a picture whose longer side is reduced to ``side``; smaller ones stay."""
+    scale = min(1.0, side / max(size))
     return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))

@@ -41,7 +41,7 @@ from tests.support import recipe, write_csv
 from tests.support_downloads import recipe as downloads
 from tests.support_downloads import url_list
 from tests.support_pools import write_img2dataset, write_pairs, write_webdataset
-from tests.support_report import ROWS, STEPS, curate
+from tests.support_report import ROWS, STEPS, curate, picture
 from tests.support_web import serving
 
 MOST_BYTES = 10_000_000
@@ -240,6 +240,24 @@ def test_pictures_are_small_and_broken_ones_say_why(written: Report) -> None:
     assert page.count("data:image/webp;base64,") > 50
     assert "data:image/jpeg" not in page
     assert 100 * 1024 < written.bytes < MOST_BYTES
+
+
+def test_the_worst_captions_and_pictures_fit(tmp_path: Path) -> None:
+    """Noise that does not compress, texts of signs: no tile takes more than its part of a page."""
+    count = 60
+    columns_ = {
+        "uid": [f"{i:032x}" for i in range(count)],
+        "image": [picture(i, 400) for i in range(count)],
+        "text": ["\u202e" * 100_000] * count,
+        "url": ["\u2066&" * 4000] * count,
+    }
+    pq.write_table(pa.table(columns_), tmp_path / "pool.parquet")
+    spec = {"path": str(tmp_path / "pool.parquet"), "columns": ["url"]}
+    steps = [{"random_sample": {"fraction": 0.5}}]
+    made = report(run({"pool": {"pairs": spec}, "filters": steps}, tmp_path / "run", workers=1).root)
+    tiles = text_of(made).count('class="tile"')
+    assert made.unread == () and tiles > 40
+    assert made.bytes / tiles < 13_000 < (MOST_BYTES - CHARTS * 15_000) / TILES
 
 
 @pytest.mark.parametrize("count", [1, 3])
