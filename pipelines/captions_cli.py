@@ -7,7 +7,7 @@ import typer
 from pairsieve.pipelines import cli_complete as complete
 from pairsieve.pipelines.cli_options import DEVICES, JsonOption, chosen, one_of
 from pairsieve.pipelines.cli_output import emit
-from pairsieve.schemas.errors import UserError
+from pairsieve.schemas.errors import QueryError, UserError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -95,7 +95,10 @@ def _texts(
     if run is not None:
         if hypotheses is not None:
             raise UserError("give two files, or --run RUN, not both")
-        return of_run(run, caption, reference, where)
+        try:
+            return of_run(run, caption, reference, where)
+        except QueryError as error:
+            raise QueryError(f"{error}; --caption and --reference name columns of the run") from None
     if hypotheses is None or references is None:
         raise UserError("give captions and references: pairsieve captions score CAPTIONS REFERENCES, or --run RUN")
     if where is not None:

@@ -42,7 +42,7 @@ def retry(
 def hosts(
     run_dir: Annotated[str, run_arg("a finished run with a download step")],
     step: Annotated[str, typer.Option(help="which, where it has another name or there are several")] = "download",
-    top: Annotated[int, typer.Option(min=1, help="hosts to list")] = 20,
+    top: Annotated[int, typer.Option(min=1, max=10_000_000, help="hosts to list")] = 20,
     by: Annotated[str, one_of(values=ORDERS, what="order of hosts")] = "urls",
     json_: JsonOption = False,
 ) -> None:

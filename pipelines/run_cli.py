@@ -60,7 +60,9 @@ def plan(
         typer.Option(help="run directory, to see what it re-uses; nothing is written", autocompletion=complete.runs),
     ] = None,
     set_: SetOption = None,
-    sample: Annotated[int, typer.Option(min=0, help="pairs to try for costs; 0: no fetching, no model")] = 256,
+    sample: Annotated[
+        int, typer.Option(min=0, max=10_000_000, help="pairs to try for costs; 0: no fetching, no model")
+    ] = 256,
     engine: EngineOption = "auto",
     ray_address: AddressOption = None,
     workers: WorkersOption = None,

@@ -39,12 +39,15 @@ def nano(
     if not (all_ or recipe):
         raise UserError("name a recipe, such as --recipe nano_basic, or give --all")
     from pairsieve.pipelines.progress import reporter
+    from pairsieve.pipelines.recipe_file import find
     from pairsieve.pipelines.track import RECIPES, Nano, require
     from pairsieve.pipelines.track_plot import svg
     from pairsieve.pipelines.track_table import as_json, lines, markdown, rich_table
 
     require()
     wanted = list(dict.fromkeys([*(RECIPES if all_ else ()), *(recipe or ())]))
+    for name in wanted:
+        find(name)  # before minutes go into the pool
     root = Path(out).resolve()
     with resumable():
         found = lines(Nano(root, workers=workers, progress=reporter(quiet)).rows(wanted, seeds))

@@ -2,7 +2,11 @@
 
 from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt
+from pydantic import BaseModel, ConfigDict, Field
+
+Rows: TypeAlias = Annotated[int, Field(gt=0, lt=2**31)]
+"""Rows of a file: their numbers are 32 bits."""
+Bytes: TypeAlias = Annotated[int, Field(gt=0, lt=2**63)]
 
 
 class Part(BaseModel):
@@ -22,7 +26,7 @@ class UrlsPool(Part):
         None, description="column of ready 128-bit uids; default: column 'uid' where it holds such"
     )
     columns: tuple[str, ...] | None = Field(None, description="other columns to keep; default: all")
-    shard_rows: PositiveInt = Field(10_000, description="pairs in a shard, the unit of work and resume")
+    shard_rows: Rows = Field(10_000, description="pairs in a shard, the unit of work and resume")
 
 
 class DatacompPool(Part):
@@ -33,7 +37,7 @@ class DatacompPool(Part):
         None, description="arrays of the .npz to give as columns, l14_img for one; default: all of the first file's"
     )
     columns: tuple[str, ...] | None = Field(None, description="columns besides uid, url, text; default: all")
-    shard_rows: PositiveInt = Field(
+    shard_rows: Rows = Field(
         500_000, description="a file is a shard; one of more than twice so many rows is cut at its row groups"
     )
 
@@ -49,7 +53,7 @@ class PairsPool(Part):
         None, description="column of ready 128-bit uids; default: column 'uid' where it holds such"
     )
     columns: tuple[str, ...] | None = Field(None, description="other columns to keep; default: all light ones")
-    shard_rows: PositiveInt = Field(10_000, description="rows of a shard at least, in whole row groups")
+    shard_rows: Rows = Field(10_000, description="rows of a shard at least, in whole row groups")
 
 
 class WebdatasetPool(Part):
@@ -84,10 +88,8 @@ Columns: TypeAlias = tuple[str, ...] | None
 class DatasetOutput(Part):
     """Training shards: kept pairs, shuffled by a keyed hash, in files of equal size."""
 
-    file_bytes: PositiveInt = Field(536_870_912, description="about this many bytes in a file")
-    rows_per_file: PositiveInt | None = Field(
-        None, description="instead of file_bytes: at most this many pairs in a file"
-    )
+    file_bytes: Bytes = Field(536_870_912, description="about this many bytes in a file")
+    rows_per_file: Rows | None = Field(None, description="instead of file_bytes: at most this many pairs in a file")
     columns: Columns = Field(None, description="columns besides uid, image, text; default: all that are there")
 
 
