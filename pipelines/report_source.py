@@ -22,7 +22,7 @@ from pairsieve.pipelines.pools import read_manifest
 from pairsieve.pipelines.provenance import manifest
 from pairsieve.pipelines.sql import quote, text
 from pairsieve.pipelines.store import Store
-from pairsieve.pipelines.workshop import workshop
+from pairsieve.pipelines.workshop import silence, workshop
 from pairsieve.schemas.run import RunManifest, StepRecord
 
 MEMORY = "1GB"
@@ -98,7 +98,8 @@ def open_run(root: str) -> Iterator[Source]:
             for statement in _views(store, found):
                 con.execute(statement)
             state = ("this run is not finished: what follows is what it has stored so far", *_working(store))
-        for setting in (f"memory_limit = {text(MEMORY)}", "enable_progress_bar = false", "TimeZone = 'UTC'"):
+        silence(con)
+        for setting in (f"memory_limit = {text(MEMORY)}", "preserve_insertion_order = false", "TimeZone = 'UTC'"):
             con.execute(f"SET {setting}")
         source = Source(store, con, found, {}, state)
         source.columns.update(_columns(source))
