@@ -9,7 +9,7 @@ import hashlib
 import secrets
 import socket
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -30,6 +30,7 @@ from pairsieve.pipelines.provenance import manifest
 from pairsieve.pipelines.search_columns import column_of
 from pairsieve.pipelines.sql import quote
 from pairsieve.pipelines.store import Store
+from pairsieve.pipelines.workshop import silence
 from pairsieve.schemas.errors import PairsieveError, UserError
 
 ADDRESS = "127.0.0.1"
@@ -39,12 +40,12 @@ _MEMORY_SHARE = 0.3
 @contextmanager
 def opened(root: str, other: str | None, progress: Reporter) -> Iterator[Session]:
     """The session over a run, and another one to compare it with; raises ``UserError`` where one is not finished."""
-    stamps = [stamp(name) for name in (root, other) if name is not None]
+    has_changed = _watched([root] if other is None else [root, other])
     with tempfile.TemporaryDirectory(prefix="pairsieve-explore-") as folder, ExitStack() as stack:
         file = Path(folder) / "explore.duckdb"
         limit = max(1024, int(machine.memory() * _MEMORY_SHARE) >> 20)
         with duckdb.connect(str(file), config={"memory_limit": f"{limit}MB"}) as con:
-            con.execute("SET enable_progress_bar = false")
+            silence(con)
             one = load_run(root, f"{folder}/one", con, "one", progress)
             second = None if other is None else load_run(other, f"{folder}/other", con, "other", progress)
             ladder = Ladder(con, one)
@@ -55,7 +56,7 @@ def opened(root: str, other: str | None, progress: Reporter) -> Iterator[Session
                     match(con, "one", "other")
         con = stack.enter_context(connect(file))
         ladder.reconnect(con)
-        session = _session(con, one, second, ladder, tuple(stamps))
+        session = _session(con, one, second, ladder, has_changed)
         with progress.stage("prepare thresholds", len(one.plan.steps)) as stage:
             session.one.moves.prepare(stage)
         yield session
@@ -68,14 +69,18 @@ def _drop_keys(con: duckdb.DuckDBPyConnection, loaded: LoadedRun | None) -> None
 
 
 def _session(
-    con: duckdb.DuckDBPyConnection, one: LoadedRun, other: LoadedRun | None, ladder: Ladder, stamps: tuple[str, ...]
+    con: duckdb.DuckDBPyConnection,
+    one: LoadedRun,
+    other: LoadedRun | None,
+    ladder: Ladder,
+    has_changed: Callable[[], bool],
 ) -> Session:
     first = RunSession(one, Pairs(con, one.table, one.types), ladder, _embeddings(one))
     if other is None:
-        return Session(first, stamp=stamp, stamps=stamps)
+        return Session(first, has_changed=has_changed)
     second = RunSession(other, Pairs(con, other.table, other.types), None, None)
     types, tables = {"one": one.types, "other": other.types}, {"one": one.table, "other": other.table}
-    return Session(first, second, Comparison(Questions(con), types, tables), stamp, stamps)
+    return Session(first, second, Comparison(Questions(con), types, tables), has_changed)
 
 
 def _embeddings(loaded: LoadedRun) -> str | None:
@@ -83,6 +88,19 @@ def _embeddings(loaded: LoadedRun) -> str | None:
     with contextlib.suppress(PairsieveError):
         return column_of(Store(loaded.root), manifest(Store(loaded.root)), None).name
     return None
+
+
+def _watched(roots: Sequence[str]) -> Callable[[], bool]:
+    """Whether a run on disk is no longer what it is now; raises as ``stamp`` at once."""
+    stamps = [stamp(root) for root in roots]
+
+    def has_changed() -> bool:
+        try:
+            return stamps != [stamp(root) for root in roots]
+        except (PairsieveError, OSError):  # it is under way, or gone
+            return True
+
+    return has_changed
 
 
 def stamp(root: str) -> str:

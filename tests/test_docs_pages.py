@@ -88,6 +88,7 @@ def test_example_can_be_planned(file: Path, files: Path, monkeypatch: pytest.Mon
     Where a model of a hub is not to be had, that is the one thing it lacks.
     """
     monkeypatch.chdir(files)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)  # no waiting for a network
     try:
         _, plan, _ = load(str(file))
     except UserError as error:
