@@ -16,7 +16,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from pairsieve.filters.base import AnyFilter, Filter, GroupFilter, PoolFilter
-from pairsieve.pipelines.explore_table import LoadedRun, Mask, column_arrays, is_alone, is_keyed, is_summed, key_table
+from pairsieve.pipelines.explore_table import LoadedRun, Mask, column_array, is_alone, is_keyed, is_summed, key_table
 from pairsieve.pipelines.shard import reasons
 from pairsieve.pipelines.sql import quote
 from pairsieve.pipelines.step import Step
@@ -106,8 +106,7 @@ class Ladder:
     def column(self, name: str) -> pa.Array:
         """A column for all pairs of the pool, as filters see it; held from then on."""
         if name not in self._arrays:
-            kind = {"uid": pa.string(), **self._loaded.plan.types}[name]
-            self._arrays |= dict(column_arrays(self._con, self._loaded, {name: kind}))
+            self._arrays[name] = column_array(self._con, self._loaded, name)
         return self._arrays[name]
 
     def _verify(self) -> None:

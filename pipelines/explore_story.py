@@ -26,11 +26,20 @@ def story(loaded: LoadedRun, pairs: Pairs, number: int) -> dict[str, Any] | None
         "chapters": _chapters(loaded, pair),
         "dropped_by": pair["dropped_by"],
         "reason": pair["reason"],
-        "survivor": _named(pairs, "uid", pair["duplicate_of"])[:1] if pair["duplicate_of"] else [],
-        "duplicates": _named(pairs, "duplicate_of", pair["uid"]),
+        "survivor": _survivor(loaded, pairs, pair),
+        "duplicates": [] if pair["duplicate_of"] == pair["uid"] else _named(pairs, "duplicate_of", pair["uid"]),
         "parents": _named(pairs, "uid", pair[PARENT])[:1] if pair.get(PARENT) else [],
         "added": _named(pairs, PARENT, pair["uid"]) if PARENT in pairs.types else [],
     }
+
+
+def _survivor(loaded: LoadedRun, pairs: Pairs, pair: dict[str, Any]) -> list[dict[str, Any]]:
+    """The pair that it lost to: of those with that uid, in a pool that lists it twice, the one that stayed there."""
+    if not pair["duplicate_of"]:
+        return []
+    names = [step.id for step in loaded.plan.steps]
+    stayed = (None, *names[names.index(pair["dropped_by"]) + 1 :])
+    return [other for other in _named(pairs, "uid", pair["duplicate_of"]) if other["dropped_by"] in stayed][:1]
 
 
 def _chapters(loaded: LoadedRun, pair: dict[str, Any]) -> list[dict[str, Any]]:

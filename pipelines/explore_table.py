@@ -4,7 +4,7 @@ Made once, when the explorer starts, in a temporary folder: the run is only read
 run's own readers, so nothing is joined: about 3 µs a pair and core, and about the room of the light columns on disk.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
@@ -279,10 +279,8 @@ def _insert(con: duckdb.DuckDBPyConnection, table: str, rows: pa.Table) -> None:
     con.unregister("incoming")
 
 
-def column_arrays(
-    con: duckdb.DuckDBPyConnection, loaded: LoadedRun, types: Mapping[str, pa.DataType]
-) -> Iterator[tuple[str, pa.Array]]:
-    """Columns of the pool's own pairs as the filters saw them, in the order of the table."""
-    for name, kind in types.items():
-        sql = f"SELECT {quote(name)} AS value FROM {quote(loaded.table)} LIMIT {loaded.rows}"
-        yield name, _cast(con.sql(sql).to_arrow_table()["value"].combine_chunks(), kind)
+def column_array(con: duckdb.DuckDBPyConnection, loaded: LoadedRun, name: str) -> pa.Array:
+    """A column of the pool's own pairs as filters saw it, in the order of the table."""
+    sql = f"SELECT {quote(name)} AS value FROM {quote(loaded.table)} LIMIT {loaded.rows}"
+    kind = {"uid": pa.string(), **loaded.plan.types}[name]
+    return _cast(con.sql(sql).to_arrow_table()["value"].combine_chunks(), kind)

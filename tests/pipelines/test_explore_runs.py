@@ -67,6 +67,20 @@ def test_duplicates_and_survivors_name_each_other(session: Session) -> None:
         assert number in [pair["number"] for pair in session.one.story(survivor["number"])["duplicates"]]
 
 
+def test_a_pair_that_is_listed_twice_lost_to_its_twin(tmp_path: Path) -> None:
+    """Both have one uid; the one that stayed is the survivor, and the one that went is no duplicate of itself."""
+    (tmp_path / "pool").mkdir()
+    table = {"url": ["http://e.example/1"] * 2, "text": ["a b c"] * 2}
+    pq.write_table(pa.table(table), tmp_path / "pool" / "x.parquet")
+    recipe = {"pool": {"urls": {"path": str(tmp_path / "pool")}}, "filters": [{"exact_duplicates": {}}]}
+    run({**recipe, "output": {"subset": "subset.npy"}}, tmp_path / "run", engine="local")
+    with opened(str(tmp_path / "run"), None, Silent()) as session:
+        kept, lost = (session.one.story(number) for number in (0, 1))
+    assert [other["number"] for other in lost["survivor"]] == [0]
+    assert lost["duplicates"] == []
+    assert [other["number"] for other in kept["duplicates"]] == [1]
+
+
 def test_the_comparison_is_that_of_diff(roots: tuple[Path, Path], session: Session) -> None:
     """Overlap, and what the other run did with what one alone keeps."""
     found, known = session.compare().overlap(), diff(str(roots[0]), str(roots[1]))
