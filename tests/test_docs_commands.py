@@ -56,6 +56,7 @@ OTHERS = {
     "hf": "publishes",
     "git": "clones",
     "ray": "needs a cluster; tests/pipelines/test_cluster*.py have one",
+    "ssh": "needs another machine",
     "vllm": "needs a GPU",
 }
 
