@@ -40,7 +40,7 @@ def answers(given: Given, is_asking: bool) -> Answers:
     pool = ask.pool(given)
     purpose = ask.choice("2. What are the pairs for?", "--purpose", given.purpose, PURPOSES, "clip")
     language = ask("3. Languages of the captions (en, or en,de; or any)", "--language", given.language, "en", languages)
-    strict = ask.choice("4. How strict?", "--strict", given.strict, STRICTNESS, "basic")
+    strict = ask.choice("4. How strict?", "--strict", given.strict, _strictness(pool, given), "basic")
     metadata = "metadata.parquet"
     if strict == "balance":
         metadata = ask(
@@ -50,6 +50,15 @@ def answers(given: Given, is_asking: bool) -> Answers:
     write: Any = ask.choice("5. What is to be written?", "--write", given.write, WRITES, default)
     model, pretrained = _clip(given)
     return Answers(pool, purpose, language, strict, write, metadata, model, pretrained)
+
+
+def _strictness(pool: Found, given: Given) -> Mapping[str, str]:
+    """What the pool allows: without captions there is nothing to compare images with, or to balance."""
+    if pool.has_captions:
+        return STRICTNESS
+    if given.strict in STRICTNESS and given.strict != "basic":
+        raise UserError(f"--strict {given.strict}: needs captions, and no column holds any; name one by --caption-col")
+    return {"basic": "image sizes and duplicates; there are no captions to go by"}
 
 
 def _clip(given: Given) -> tuple[str, str | None]:

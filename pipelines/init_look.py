@@ -50,6 +50,11 @@ class Found:
         return f"{KINDS[self.kind]}{f'; {told}' if told else ''}"
 
     @property
+    def has_captions(self) -> bool:
+        """Whether there is anything to judge by its words: a bare list of URLs holds none."""
+        return self.caption_col is not None or self.kind in ("datacomp", "webdataset")
+
+    @property
     def settings(self) -> dict[str, Any]:
         """As a recipe has them."""
         names = ("url_col", "caption_col", "image_col") if self.kind == "pairs" else ("url_col", "caption_col")

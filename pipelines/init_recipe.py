@@ -50,7 +50,11 @@ class Answers:
     def extras(self) -> list[str]:
         """Extras of pairsieve that the recipe needs."""
         needs_model = self.strict == "clip" and self.pool.kind != "datacomp"
-        wanted = {"language": bool(self.languages), "clip": needs_model, "metaclip": self.strict == "balance"}
+        wanted = {
+            "language": bool(self.languages) and self.pool.has_captions,
+            "clip": needs_model,
+            "metaclip": self.strict == "balance",
+        }
         return [extra for extra, is_needed in wanted.items() if is_needed]
 
 
@@ -78,8 +82,9 @@ def _steps(answers: Answers) -> Iterator[tuple[str, str]]:
     """Cheap ones first: what they drop is never downloaded and never shown to a model."""
     is_clip = answers.purpose == "clip"
     words = {"least": 3, "most": 64} if is_clip else {"least": 5, "most": 256}
-    yield _step("caption_words", words), "boilerplate and walls of text go"
-    if answers.languages:
+    if answers.pool.has_captions:
+        yield _step("caption_words", words), "boilerplate and walls of text go"
+    if answers.languages and answers.pool.has_captions:
         yield _step("language", {"keep": list(answers.languages)}), "by fastText"
     if answers.pool.kind == "urls":
         yield _step("exact_duplicates", {"as": "same_row", "by": [["url", "text"]]}), "rows listed twice"

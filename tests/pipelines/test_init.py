@@ -8,6 +8,8 @@ from collections.abc import Callable
 from itertools import product
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import yaml
 from hypothesis import given
@@ -73,6 +75,24 @@ def test_columns_are_guessed(pools: dict[str, Path]) -> None:
     """URLs and captions are found under the names that lists give them."""
     found = look(str(pools["urls"] / "list.csv"))
     assert (found.url_col, found.caption_col) == ("URL", "alt")
+
+
+def test_a_list_without_captions_is_not_judged_by_them(tmp_path: Path) -> None:
+    """Bare URLs get a recipe that would not drop each of them for its missing words; what needs captions is refused."""
+    (tmp_path / "urls.txt").write_text("http://e.org/1.jpg\nhttp://e.org/2.jpg\n")
+    given_ = ("--path", str(tmp_path / "urls.txt"))
+    assert init(str(tmp_path / "r.yaml"), *given_).exit_code == 0
+    steps = [next(iter(step)) for step in yaml.safe_load((tmp_path / "r.yaml").read_text())["filters"]]
+    assert steps == ["exact_duplicates", "download", "image_shape", "exact_duplicates"]
+    refused = init(str(tmp_path / "x.yaml"), *given_, "--strict", "clip")
+    assert "--strict clip: needs captions" in str(refused.exception)
+
+
+def test_images_in_structs_are_found(tmp_path: Path) -> None:
+    """Parquet as the datasets library writes it: the image is a struct with bytes."""
+    pq.write_table(pa.table({"image": [{"bytes": b"x", "path": "a.jpg"}], "caption": ["a"]}), tmp_path / "x.parquet")
+    found = look(str(tmp_path / "x.parquet"))
+    assert (found.kind, found.image_col, found.caption_col) == ("pairs", "image", "caption")
 
 
 def test_a_column_of_addresses_is_found_by_its_values(tmp_path: Path) -> None:
