@@ -103,11 +103,12 @@ class Comparison:
         """Spearman's rank correlation of a column over pairs that both runs have a value for, at most ``SAMPLE``."""
         if column not in self.shared():
             raise QueryError(f"no column {column!r} of numbers in both runs")
+        (matched,) = self._ask.rows("SELECT count(*) FROM sides")[0]
+        some = max(1, int(matched) // (2 * SAMPLE))
         a, b = (f"CAST({run}.{quote(column)} AS DOUBLE)" for run in ("a", "b"))
         sql = f"""
             SELECT {a}, {b} FROM (
-                SELECT one, other FROM sides WHERE one IS NOT NULL AND other IS NOT NULL
-                ORDER BY hash(one) LIMIT {2 * SAMPLE}
+                SELECT one, other FROM sides WHERE one IS NOT NULL AND other IS NOT NULL AND hash(one) % {some} = 0
             ) s JOIN {quote(self._tables["one"])} a ON a.rowid = s.one JOIN {quote(self._tables["other"])} b
             ON b.rowid = s.other WHERE isfinite({a}) AND isfinite({b}) ORDER BY hash(s.one) LIMIT {SAMPLE}
         """
