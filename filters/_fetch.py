@@ -125,13 +125,15 @@ class Fetcher:
     async def fetch(self, url: URL, turn: Turn, held: Held, patience: float | None = None) -> Fetched:
         """The outcome of one URL, within the deadline; raises ``LeftError`` after ``patience`` seconds.
 
-        Where ``patience`` is no less than the deadline it changes nothing.
+        Where ``patience`` is no less than the deadline it changes nothing.  The deadline stands still while the URL
+        waits until a host may be asked further.
         """
         limit = self._policy.timeout
         soft = limit if patience is None else min(patience, limit)
         began = asyncio.get_running_loop().time()
         try:
-            async with asyncio.timeout(soft):
+            async with asyncio.timeout(soft) as deadline:
+                turn.deadline = deadline if soft == limit else None
                 found = await self._attempts(url, turn, held, began + soft)
         except TimeoutError:
             if soft < limit:
@@ -154,9 +156,9 @@ class Fetcher:
             if asked is not None and asked < self._policy.timeout:
                 turn.pause_host(asked)
             wake = loop.time() + (FIRST_WAIT * 2**attempt if asked is None else asked)
-            if fetched.code not in RETRIED or attempt == self._policy.retries or wake >= end:
+            if fetched.code not in RETRIED or attempt == self._policy.retries or wake >= end + turn.waited:
                 break
-            if wake >= until:
+            if wake >= until + turn.waited:
                 raise LeftError
             await asyncio.sleep(wake - loop.time())
         return fetched

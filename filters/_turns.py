@@ -6,6 +6,8 @@ does not keep the others waiting.  Waiting for a host counts as slowness only wh
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
+from functools import partial
 from types import TracebackType
 
 from pairsieve.filters._host_limits import HostLimits
@@ -131,6 +133,8 @@ class Turn:
     def __init__(self, turns: Turns, host: str) -> None:
         self._turns = turns
         self._host: str | None = host
+        self.deadline: asyncio.Timeout | None = None  # stands still while the URL waits for a host
+        self.waited = 0.0  # seconds for which it did
         self.requests = 0
 
     async def ask(self, host: str) -> None:
@@ -142,9 +146,22 @@ class Turn:
             return
         if not same:
             self.leave_host()
-        while wait := limits.ask(host) if same else limits.enter(host):
-            await asyncio.sleep(min(wait, LONGEST_NAP))
+        await self._granted(partial(limits.ask if same else limits.enter, host))
         self._host = host
+
+    async def _granted(self, grant: Callable[[], float]) -> None:
+        """Until a host grants a request, which depends on what others ask of it: no time of the URL's own."""
+        if not (wait := grant()):
+            return
+        began, end = _now(), self.deadline.when() if self.deadline else None
+        if self.deadline:
+            self.deadline.reschedule(None)
+        while wait:
+            await asyncio.sleep(min(wait, LONGEST_NAP))
+            wait = grant()
+        if self.deadline and end is not None:
+            self.waited += _now() - began
+            self.deadline.reschedule(end + _now() - began)
 
     def pause_host(self, seconds: float) -> None:
         """The host wants to be left alone for a while."""

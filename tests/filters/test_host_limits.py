@@ -88,10 +88,13 @@ def test_a_killed_worker_holds_nothing(tmp_path: Path) -> None:
 def test_requests_are_spaced(tmp_path: Path) -> None:
     """Twenty a second, by two holders together, means fifty milliseconds between any two."""
     both = [HostLimits(None, 20, tmp_path) for _ in range(2)]
-    granted: list[float] = []
+    granted: list[tuple[float, float]] = []
     while len(granted) < 6:
-        granted += [time.monotonic() for limits in both if not limits.ask("a")]
-    assert all(b - a > 0.049 for a, b in pairwise(granted))
+        for limits in both:
+            before = time.monotonic()
+            if not limits.ask("a"):
+                granted.append((before, time.monotonic()))
+    assert all(after - before > 0.049 for (before, _), (_, after) in pairwise(granted))
     for limits in both:
         limits.close()
 
@@ -186,6 +189,17 @@ def test_rates_hold_for_every_request(site: Site) -> None:
     fetch_all(urls, replace(POLICY, host_rate=20.0, retries=1))
     assert len(site.times) == 8
     assert time.monotonic() - began > 7 * 0.05
+
+
+def test_a_pause_that_others_brought_costs_a_url_no_time(site: Site) -> None:
+    """Who is led on to a host that wants a rest waits for it beyond the deadline; with patience it is left."""
+    url = site.url(f"/redirect?to={site.url('/ok/1', HOSTS[1])}")
+    limits = HostLimits(1, None)
+    with Client(replace(POLICY, timeout=1.0), lambda fetched: fetched) as client:
+        limits.pause(HOSTS[1], 2.5)
+        assert client.begin([url], 0.3).result() == [LEFT]
+        assert client.begin([url]).result()[0].code is Code.SUCCESS
+    limits.close()
 
 
 def test_a_limited_host_does_not_hold_up_others(site: Site) -> None:

@@ -72,9 +72,11 @@ def test_success_rate_is_what_can_be_had(site: Site) -> None:
     """Among 40 % of attacks every good image comes, in some deadlines, however little memory there is for bodies."""
     paths = [path for path in ATTACKS if "?" not in path]
     urls = [site.url(paths[i // 5 % len(paths)] if i % 5 < 2 else f"/ok/{i % 40}") for i in range(300)]
+    # three hundred connections at once: on a busy machine this server, which shares its process, is silent for a second
+    policy = replace(POLICY, concurrency=300, max_memory=2_000_000, low_speed_time=4, timeout=10)
     began = time.monotonic()
-    found = fetch_all(urls, replace(POLICY, concurrency=300, max_memory=2_000_000))
-    assert time.monotonic() - began < 3 * POLICY.timeout
+    found = fetch_all(urls, policy)
+    assert time.monotonic() - began < 3 * policy.timeout
     good = [f.code for f, url in zip(found, urls, strict=True) if "/ok/" in url]
     assert good == [Code.SUCCESS] * 180
     assert not any(f.code is Code.SUCCESS for f, url in zip(found, urls, strict=True) if "/ok/" not in url)
