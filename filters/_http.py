@@ -11,6 +11,7 @@ import os
 import socket
 import ssl
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import cache
 from ipaddress import ip_address
 from pathlib import Path
@@ -157,7 +158,8 @@ class Answer:
         found, self._parts, self._size = self._parts, [], 0
         if self._is_paused:
             self._is_paused = False
-            self._curl.pause(pycurl.PAUSE_CONT)
+            with suppress(pycurl.error):  # it has ended meanwhile, as the next call tells
+                self._curl.pause(pycurl.PAUSE_CONT)
         return found
 
     def close(self) -> None:
