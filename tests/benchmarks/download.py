@@ -229,4 +229,5 @@ def main(peer: str, count: int = 2500, rounds: int = 3, *kinds: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], *(int(text) for text in sys.argv[2:4]), *sys.argv[4:])
+    folder, count, rounds, *wanted = [*sys.argv[1:], *("", "2500", "3")[len(sys.argv) - 1 :]]
+    main(folder, int(count), int(rounds), *wanted)
