@@ -1,7 +1,7 @@
 """``pairsieve explore``: a finished run, or two, in a local web page.
 
 The light columns of every pair are copied into a DuckDB file in a temporary folder, which goes when the explorer ends:
-about 3 µs a pair on a core and 60 bytes a pair, captions included; the run itself is only read.
+about 6 µs a pair on a core and 90 bytes a pair, captions included; the run itself is only read.
 """
 
 import contextlib

@@ -1,7 +1,7 @@
 """A run as one DuckDB table: every candidate's light columns and verdict in the pool's order, ``rowid`` its number.
 
 Made once, when the explorer starts, in a temporary folder: the run is only read.  Columns come shard by shard from the
-run's own readers, so nothing is joined: about 3 µs a pair and core, and about the room of the light columns on disk.
+run's own readers, so nothing is joined: about 4 µs a pair, and about the room of the light columns on disk.
 """
 
 from collections.abc import Mapping, Sequence
