@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from pairsieve.pipelines.catalog import query
 from pairsieve.pipelines.cli import app
-from scripts import cost_model
+from scripts import cost_model, docs_filters
 from tests.support_docs import PROGRAM, ROOT, Command, blocks, commands, ours, parse
 from tests.support_docs_workspace import PAIRS, workspace
 
@@ -152,6 +152,18 @@ def test_sql_answers(place: str, sql: str, here: Path, monkeypatch: pytest.Monke
             except duckdb.Error as error:
                 refusals.append(f"{run}: {error}")
     pytest.fail(f"{place}: {sql}: {refusals}")
+
+
+@pytest.mark.parametrize("run", ["second", "metaclip", "capfilt"])
+def test_reasons_of_runs_stand_in_the_reference(run: str, here: Path) -> None:
+    """Whatever reason a pair of the workspace was dropped for is named on the page of its filter."""
+    sql = "SELECT DISTINCT dropped_by, reason FROM verdicts WHERE dropped_by IS NOT NULL"
+    found = query(str(here / "runs" / run), sql).to_pylist()
+    assert found
+    for row in found:
+        reason = "same_&lt;columns&gt;" if row["reason"].startswith("same_s") else row["reason"]
+        page = docs_filters.page(row["dropped_by"]).replace("<", "&lt;").replace(">", "&gt;")
+        assert f"`{reason}`" in page, row
 
 
 def of(program: str) -> list[Command]:
