@@ -6,6 +6,7 @@ memory.  A client holds ``max_memory`` bytes of bodies and one more body at most
 """
 
 import asyncio
+import resource
 import threading
 import weakref
 from collections.abc import Callable, Sequence
@@ -29,6 +30,9 @@ T = TypeVar("T")
 LEFT = Fetched(Code.TIMEOUT, error_message="left for later")
 """What ``use`` is given of a URL that took longer than the patience with it."""
 
+FILES = 512
+"""Open files beyond those of connections, kept ones and those that are being made: look-ups, shards, libraries."""
+
 
 class Client(Generic[T]):
     """Fetches batches of URLs and makes something of each outcome, in ``threads`` threads; ``use`` must not raise."""
@@ -36,6 +40,7 @@ class Client(Generic[T]):
     def __init__(self, policy: Policy, use: Callable[[Fetched], T], threads: int = 1) -> None:
         """Start the thread; raises ``UserError`` where hosts' limits cannot be kept on this machine."""
         self._policy, self._use = policy, use
+        allow_files(2 * policy.concurrency + FILES)
         self._limits = HostLimits(*shared(policy.host_concurrency, policy.host_rate))
         self._users = _Users(threads)
         self._loop = uvloop.new_event_loop()
@@ -99,6 +104,14 @@ class Client(Generic[T]):
         self.close()
 
 
+def allow_files(count: int) -> None:
+    """Raise this process's limit of open files to ``count``, as far as the system lets it: 1024 is common."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = count if hard == resource.RLIM_INFINITY else min(count, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
 def _end(
     opened: "_Open",
     loop: asyncio.AbstractEventLoop,
@@ -106,6 +119,8 @@ def _end(
     users: "_Users",
     limits: HostLimits,
 ) -> None:
+    if not thread.is_alive():
+        return  # the copy of a process that was forked: its threads are the other's
     asyncio.run_coroutine_threadsafe(opened.close(), loop).result()
     loop.call_soon_threadsafe(loop.stop)
     thread.join()

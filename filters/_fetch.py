@@ -102,9 +102,9 @@ def parse(url: str | None) -> URL | Fetched:
         return Fetched(Code.BAD_URL, error_message="no absolute URL, too long, or control characters")
     try:
         parsed = URL(text, encoded=_PLAIN.fullmatch(text) is not None)
-        # yarl reads a plain URL's parts only when asked for them
-        usable = parsed.raw_host and parsed.port and parsed.raw_user is None and parsed.raw_password is None
-    except ValueError as error:
+        # yarl reads a plain URL's parts only when asked for them; some punycode has no name
+        usable = parsed.host and parsed.port and parsed.raw_user is None and parsed.raw_password is None
+    except (ValueError, IndexError) as error:  # yarl's own, of brackets and an @ behind them
         return Fetched(Code.BAD_URL, error_message=printable(str(error)))
     return parsed if usable else Fetched(Code.BAD_URL, error_message="no host, no port, or a user name")
 

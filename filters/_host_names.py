@@ -7,6 +7,8 @@ from typing import Protocol
 
 MOST = 100_000
 """Host names whose addresses are kept."""
+ADDRESSES = 16
+"""Addresses of one host that are kept and tried: an answer of a name server has room for thousands."""
 LIFE = 600.0
 """Seconds for which they are."""
 _NUMBER = re.compile(r"[0-9.]+")
@@ -33,7 +35,8 @@ class Names:
         self._asking: dict[str, asyncio.Task[list[str]]] = {}
 
     async def addresses(self, host: str) -> list[str]:
-        """Every address of a host; raises ``BadNameError``, and ``OSError`` where it has none."""
+        """The first addresses of a host; raises ``BadNameError``, and ``OSError`` where it has none."""
+        host = host.lower()
         until, found = self._known.get(host, (0.0, []))
         if until > asyncio.get_running_loop().time():
             return found
@@ -44,7 +47,7 @@ class Names:
         return await asyncio.shield(task)  # one URL's deadline must not end the look-up of others
 
     async def _ask(self, host: str) -> list[str]:
-        found = await self._resolver.resolve(host)
+        found = (await self._resolver.resolve(host))[:ADDRESSES]
         self._known[host] = (asyncio.get_running_loop().time() + LIFE, found)
         self._known.move_to_end(host)
         if len(self._known) > MOST:
@@ -60,12 +63,13 @@ class Names:
 def check(host: str) -> str:
     """The host, where it is a name; raises ``BadNameError``.
 
-    Numbers alone are an IPv4 address to some look-ups, in one of many spellings.
+    Numbers alone are an IPv4 address to some look-ups, in one of many spellings; what follows a % is another
+    character to libcurl, which would look that name up by itself.
     """
     labels = host.removesuffix(".").split(".")
-    if _NUMBER.fullmatch(host) or len(host) > 254 or not all(0 < len(label) < 64 for label in labels):
+    if _NUMBER.fullmatch(host) or "%" in host or len(host) > 254 or not all(0 < len(label) < 64 for label in labels):
         raise BadNameError(f"{host[:80]!r} is no host name")
     return host
 
 
-__all__ = ["LIFE", "MOST", "BadNameError", "Names", "check"]
+__all__ = ["ADDRESSES", "LIFE", "MOST", "BadNameError", "Names", "check"]

@@ -51,9 +51,11 @@ class RobotsFiles:
         rules = self._fresh(origin)
         if rules is None:
             lock = self._asking.setdefault(origin, asyncio.Lock())
-            async with lock:
-                rules = self._fresh(origin) or await self._load(origin, turn)
-            self._asking.pop(origin, None)
+            try:
+                async with lock:
+                    rules = self._fresh(origin) or await self._load(origin, turn)
+            finally:
+                self._asking.pop(origin, None)
         if rules.failed:
             return rules.failed, "robots.txt could not be read"
         if rules.parsed is None:
@@ -76,7 +78,7 @@ class RobotsFiles:
         if status == 429 or status >= 500:
             rules = _Rules(now + 60, failed=Code.HTTP_429 if status == 429 else Code.HTTP_5XX)
         elif 200 <= status < 300:
-            rules = _Rules(now + LIFE, Protego.parse(body.decode("utf-8", "replace")))
+            rules = _Rules(now + LIFE, Protego.parse(body.decode("utf-8-sig", "replace")))
         else:
             rules = _Rules(now + LIFE)
         self._known[origin] = rules

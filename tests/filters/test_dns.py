@@ -52,6 +52,12 @@ def test_a_public_address_beside_a_private_one_is_used_alone(site: Site) -> None
         assert fetch(site.url("/ok/1", "both.test"), server.address).code is Code.SUCCESS
 
 
+def test_a_public_address_that_fails_beside_a_private_one_is_a_failed_connection() -> None:
+    """Only where every address is refused is that the reason: the other may answer another day."""
+    with name_server(lambda name, times: ["10.255.255.1", "127.0.0.1"]) as server:
+        assert fetch("http://both.test:1/", server.address).code is Code.CONNECTION_FAILED
+
+
 def test_rebinding_reaches_nothing(site: Site) -> None:
     """A name whose address changes between look-ups is checked each time it is connected to."""
     before = site.hits["/ok/77"]

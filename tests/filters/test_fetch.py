@@ -97,6 +97,9 @@ def test_page_has_its_code(site: Site, path: str, code: Code) -> None:
         ("FTP://127.0.0.1/", Code.BAD_SCHEME),
         ("data:image/png;base64," + "A" * 100_000, Code.BAD_SCHEME),
         ("javascript:alert(1)", Code.BAD_SCHEME),
+        ("http://[]a@/", Code.BAD_URL),
+        ("http://xn--a.invalid/", Code.BAD_URL),
+        ("http://127.0.0.1%2e/", Code.BAD_URL),
         ("http://no-such-host.invalid/", Code.DNS_FAILURE),
         ("http://exämple.invalid/", Code.DNS_FAILURE),
         ("http://127.0.0.1:1/", Code.CONNECTION_FAILED),
@@ -116,6 +119,17 @@ def test_any_text_is_a_url_or_a_code(text: str, form: str) -> None:
         assert parsed.error_message and parsed.error_message.isprintable()
     else:
         assert parsed.scheme in ("http", "https")
+        assert parsed.host
+
+
+HOST_PARTS = ["[", "]", "@", ":", "%", "%61", "xn--", "xn--a", "v1.", "::1", ".", "-", "a", "é", "%00", "ß", "＠"]
+
+
+@given(st.lists(st.sampled_from(HOST_PARTS), max_size=6))
+def test_any_host_is_a_name_or_a_code(parts: list[str]) -> None:
+    """Whatever stands in a host's place is refused, or can be told; nothing of it ends a batch."""
+    parsed = parse(f"http://{''.join(parts)}/")
+    assert isinstance(parsed, Fetched) or (parsed.host and str(parsed.origin()))
 
 
 @settings(max_examples=25, deadline=None)  # each example is a connection and a TLS context

@@ -1,6 +1,8 @@
 """A hostile web: every attack ends in its code, good images still come, and time and memory stay within what is set."""
 
+import os
 import resource
+import signal
 import socket
 import time
 from collections.abc import Iterator
@@ -155,6 +157,7 @@ def test_retries_are_counted(site: Site, retries: int) -> None:
     [
         ("User-agent: *\nDisallow: /ok/", Code.ROBOTS_TXT),
         ("User-agent: pairsieve\nDisallow: /", Code.ROBOTS_TXT),
+        ("\ufeffUser-agent: *\nDisallow: /", Code.ROBOTS_TXT),
         ("User-agent: otherbot\nDisallow: /", Code.SUCCESS),
         ("User-agent: *\nDisallow: /ok/\nAllow: /ok/1", Code.SUCCESS),
         ("User-agent: *\nDisallow:", Code.SUCCESS),
@@ -182,6 +185,15 @@ def test_robots_txt_is_asked_for_once(site: Site) -> None:
     codes = [f.code for f in fetch_all(urls, replace(POLICY, robots_txt=True))]
     assert codes == [Code.ROBOTS_TXT if i == 13 else Code.SUCCESS for i in range(20)] + [Code.SUCCESS, Code.ROBOTS_TXT]
     assert site.hits["/robots.txt"] == 2
+
+
+def test_robots_txt_of_dead_sites_leaves_nothing(site: Site) -> None:
+    """A million dead sites are not remembered one by one."""
+    with Client(replace(POLICY, robots_txt=True), lambda fetched: fetched.code) as client:
+        codes = client.begin([f"http://127.0.1.{i}:1/" for i in range(20)]).result()
+        assert set(codes) == {Code.CONNECTION_FAILED}
+        robots = client._open.fetcher._robots
+        assert robots is not None and not robots._asking
 
 
 def test_crawl_delay_spaces_requests(site: Site) -> None:
@@ -230,3 +242,14 @@ def test_a_closed_client_gives_up(site: Site) -> None:
     assert time.monotonic() - began < 2
     with pytest.raises(CancelledError):
         under_way.result(1)
+
+
+def test_a_forked_process_ends(site: Site) -> None:
+    """A copy of a client, without its threads, does not keep a process from ending; the client goes on."""
+    with Client(POLICY, lambda fetched: fetched.code) as client:
+        if not (child := os.fork()):
+            signal.alarm(10)  # ends it where it hangs
+            client.close()
+            os._exit(0)
+        assert os.waitpid(child, 0)[1] == 0
+        assert client.begin([site.url("/ok/1")]).result() == [Code.SUCCESS]

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -20,8 +21,9 @@ from pairsieve.filters._addresses import Guard
 from pairsieve.filters._client import fetch_all
 from pairsieve.filters._codes import Code
 from pairsieve.filters._fetch import Fetched, Policy
-from pairsieve.filters._host_names import BadNameError, Names, check
+from pairsieve.filters._host_names import ADDRESSES, BadNameError, Names, check
 from pairsieve.filters._http import AHEAD, SMALL, Headers, Part, RequestError, Session, append, authorities
+from pairsieve.filters.download import Download
 
 POLICY = Policy(timeout=5, networks=("127.0.0.1/32",))
 GIF = b"GIF89a" + bytes(100)
@@ -95,6 +97,10 @@ LENGTH = f"Content-Length: {len(GIF)}"
         ((head("X-Robots-Tag: noai", LENGTH), GIF), Code.OPTED_OUT),
         ((head("x-robots-tag:noindex", "X-ROBOTS-TAG: noai", LENGTH), GIF), Code.OPTED_OUT),
         ((head("Content-Type: \x80\xff", LENGTH), GIF), Code.SUCCESS),
+        ((head(LENGTH, status="99999 X"), GIF), Code.BAD_RESPONSE),
+        ((head("HTTP/1.1 200 OK: x", LENGTH, status="404 Not Found"), GIF), Code.HTTP_404),
+        ((head("HTTP/1.1 " + "9" * 5000 + " a: b", LENGTH), GIF), Code.SUCCESS),
+        ((head("Content-Length: " + "9" * 5000), GIF), Code.BODY_TOO_LARGE),
     ],
 )
 def test_answer_has_its_code(script: tuple[bytes, ...], code: Code) -> None:
@@ -103,6 +109,15 @@ def test_answer_has_its_code(script: tuple[bytes, ...], code: Code) -> None:
         found = fetch(url)
     assert found.code is code
     assert found.body == (GIF if code is Code.SUCCESS else None)
+
+
+@pytest.mark.parametrize("status", ["0", "20", "999", "2000", "32768", "99999", "9" * 5000])
+def test_any_status_fits_its_column(status: str) -> None:
+    """A number that no status has ends in a row, not in the end of the run."""
+    made = Download(allow_addresses=("127.0.0.1/32",))
+    with speaking(head(LENGTH, status=f"{status} X"), GIF) as url:
+        row = made.score(pa.record_batch({"url": [url]}))
+    assert row["download_code"].to_pylist() == [Code.BAD_RESPONSE]
 
 
 @given(st.lists(st.integers(1, 9000), min_size=1, max_size=40))
@@ -218,6 +233,21 @@ def test_certificates_are_verified(
     authorities.cache_clear()
 
 
+@pytest.mark.parametrize(
+    ("said", "code"),
+    [
+        (b"", Code.CONNECTION_FAILED),
+        (b"\x16\x03\x03\x00\x7a\x02", Code.CONNECTION_FAILED),
+        (b"\x15\x03\x03\x00\x02\x02\x28", Code.TLS_FAILURE),
+        (b"HTTP/1.1 400 Bad Request\r\n\r\n", Code.TLS_FAILURE),
+    ],
+)
+def test_a_handshake_that_is_cut_is_the_networks_fault(said: bytes, code: Code) -> None:
+    """A server that hangs up may be asked again; one that refuses, or speaks no TLS, need not."""
+    with speaking(said) as url:
+        assert fetch(url.replace("http:", "https:")).code is code
+
+
 def test_authorities_are_a_file_everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where neither the environment nor the system names one, certifi's is used."""
     monkeypatch.setenv("SSL_CERT_FILE", "/no/such/file")
@@ -257,10 +287,21 @@ def test_a_name_is_asked_for_once() -> None:
     async def use() -> None:
         names = Names(book)
         assert await asyncio.gather(*(names.addresses("a.example") for _ in range(50))) == [["192.0.2.1"]] * 50
-        assert await names.addresses("a.example") == ["192.0.2.1"]
+        assert await names.addresses("A.Example") == ["192.0.2.1"]
 
     asyncio.run(use())
     assert book.asked == ["a.example"]
+
+
+def test_of_thousands_of_addresses_the_first_are_taken() -> None:
+    """A stranger's name server decides neither how much is kept nor how many connections one URL tries."""
+
+    class Crowd:
+        async def resolve(self, host: str) -> list[str]:
+            return [f"192.0.2.{i % 256}" for i in range(4000)]
+
+    found = asyncio.run(Names(Crowd()).addresses("a.example"))
+    assert len(found) == ADDRESSES
 
 
 def test_a_look_up_outlives_the_url_that_began_it() -> None:
@@ -295,7 +336,7 @@ def test_a_failed_look_up_is_told_to_all_and_not_kept() -> None:
     assert book.asked == ["missing", "missing"]
 
 
-@pytest.mark.parametrize("host", ["", "2130706433", "127.1", "1.2.3.4.5", "a..b", "." + "a", "a" * 64, "a." * 128])
+@pytest.mark.parametrize("host", ["", "2130706433", "127.1", "1.2.3.4.5", "a..b", "%", "." + "a", "a" * 64, "a." * 128])
 def test_no_names_are_refused(host: str) -> None:
     """What cannot be a name is never looked up."""
     with pytest.raises(BadNameError):

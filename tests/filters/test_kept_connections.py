@@ -1,13 +1,15 @@
 """Kept connections that a server closes: the request is repeated where that says nothing of the URL, and counted."""
 
+import resource
 import socket
 import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import count
+from pathlib import Path
 
 import pyarrow as pa
 import pytest
@@ -76,9 +78,9 @@ def _requested(line: bytes) -> str:
 
 
 @contextmanager
-def serving(answers: int, idle: float | None = None) -> Iterator[Impatient]:
+def serving(answers: int, idle: float | None = None, host: str = "127.0.0.1") -> Iterator[Impatient]:
     """The server, for the length of the block."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
+    with socket.create_server((host, 0)) as listener:
         server = Impatient(answers, idle, listener.getsockname()[1])
         threading.Thread(target=server.listen, args=[listener], daemon=True).start()
         yield server
@@ -141,3 +143,17 @@ def test_a_repeated_request_is_one_url_of_the_report() -> None:
     assert (row["host"], row["code"], row["urls"]) == ("127.0.0.1", "success", 6)
     assert row["requests"] == server.hits.total() == 1 + 2 * 5
     assert row["bytes"] == 6 * len(photo())
+
+
+def test_kept_connections_need_no_more_files_than_there_are() -> None:
+    """Many hosts that keep connections, and a limit of open files as systems have it: no URL is lost to it."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with serving(answers=9, host="0.0.0.0") as server:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (len(list(Path("/proc/self/fd").iterdir())) + 60, hard))
+        try:
+            policy = replace(POLICY, networks=("127.0.0.0/8",), concurrency=16)
+            with Client(policy, lambda found: found.code) as client:
+                urls = [f"http://127.0.{i}.1:{server.port}/" for i in range(200)]
+                assert set(client.begin(urls).result()) == {Code.SUCCESS}
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
