@@ -7,6 +7,7 @@ file, no network and no setting, with limits of time and memory.  Over 10 millio
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import accumulate
 from pathlib import Path
 from threading import Event, Timer
 from typing import Any
@@ -23,6 +24,8 @@ from pairsieve.schemas.errors import QueryError
 
 SECONDS = 20.0
 """A query is stopped after so many."""
+NESTED = 400
+"""Brackets that are open at once: DuckDB's parser takes their square in time where they are never closed."""
 LONGEST = 20_000
 """Characters of an expression."""
 DEEPEST = 10_000
@@ -122,6 +125,8 @@ class Pairs(Questions):
             return "true"
         if len(where) > LONGEST:
             raise QueryError(f"the condition is longer than {LONGEST:,} characters")
+        if max(accumulate((c == "(") - (c == ")") for c in where)) > NESTED:
+            raise QueryError("nested too deeply")
         try:
             for name in sorted(functions_of(where) & _GROWING):  # before anything binds it, which may compute it
                 raise QueryError(f"{name}() can make values of any size, so it is not for here; use pairsieve query")
@@ -176,7 +181,7 @@ class Pairs(Questions):
             return []
         shown = [name for name in names or self.types if name in self.types]
         listed = ", ".join(str(int(number)) for number in numbers)  # a list of values would be compared one by one
-        what = ", ".join(["rowid", *map(quote, shown)])
+        what = ", ".join(["rowid", *(_shown(name, self.types[name]) for name in shown)])
         found = self.rows(f"SELECT {what} FROM {quote(self.table)} WHERE rowid IN (SELECT unnest([{listed}]))")
         by_number = {row[0]: dict(zip(("number", *shown), map(as_json, row), strict=True)) for row in found}
         return [by_number[number] for number in numbers if number in by_number]
@@ -225,3 +230,9 @@ def as_json(value: Any) -> Any:
 
 def _is_float(kind: pa.DataType) -> bool:
     return bool(pa.types.is_floating(kind))
+
+
+def _shown(name: str, kind: pa.DataType) -> str:
+    """SQL of values as they are shown: times and nested ones as DuckDB spells them, without modules of Python."""
+    is_plain = not (pa.types.is_temporal(kind) or pa.types.is_nested(kind))
+    return quote(name) if is_plain else f"CAST({quote(name)} AS VARCHAR) AS {quote(name)}"

@@ -30,6 +30,8 @@ NUMBERS = (
     "DOUBLE",
 )
 WHERE = "where"
+_EXACT = 2**53
+"""Whole numbers from it on are told apart by columns of whole numbers, not by a threshold here."""
 _RANKED = ("aesthetic", "clip_score", "neg_clip_loss", "norm_sim", "sieve", "tmars")
 """Filters with ``min``, ``top`` and ``exclude``; their column is called as they are unless a setting names one."""
 _LIMITS = {
@@ -182,7 +184,8 @@ def _of_expression(source: Source, k: int, expression: str) -> Iterator[Cut]:
     except (duckdb.Error, LookupError, TypeError, ValueError):
         return
     for column, sign, value in tests:
-        if place := place_of(source, column, k):
+        place = place_of(source, column, k)
+        if place and (abs(value) < _EXACT or place[-1] in ("FLOAT", "DOUBLE")):
             yield Cut(k, *place, sign, value, WHERE)
 
 

@@ -38,6 +38,26 @@ def test_without_the_token_nothing_is_given(server: support.Served, path: str, c
     assert "set-cookie" not in answer.headers
 
 
+@pytest.mark.parametrize(
+    "others",
+    [
+        '{ours}; state={{"theme": "dark"}}',
+        'state={{"theme": "dark"}}; {ours}',
+        'open="no end; {ours}',
+        "a b@c=d e, f; {ours}",
+        "g=\xe9; {ours}",
+        "alone; {ours}",
+        "{ours}; {name}=wrong",
+        "{name}=wrong; {ours}",
+    ],
+)
+def test_cookies_of_other_ports_do_not_hide_ours(server: support.Served, others: str) -> None:
+    """A browser sends those of every program on this machine, well-formed or not, of our name or not."""
+    name = f"pairsieve_{server.port}"
+    answer = server.ask("GET", "/api/changed", {"Cookie": others.format(ours=server.cookie, name=name)})
+    assert answer.status == 200
+
+
 @pytest.mark.parametrize("query", ["?token=", "?token=wrong", "?token=%00", "?tok=x", "?token=%C3%A9"])
 def test_a_wrong_token_gives_no_cookie(server: support.Served, query: str) -> None:
     """Guessing is no use."""

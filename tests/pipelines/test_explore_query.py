@@ -68,7 +68,8 @@ def pairs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pairs]:
         ("lpad(text, 1000000000, 'x') = ''", "lpad() can make values of any size"),
         ("text ~ '((('", "missing )"),
         ("x" * (LONGEST + 1), "longer than"),
-        ("(" * 5_000 + "true" + ")" * 5_000, ""),
+        ("(" * 5_000 + "true" + ")" * 5_000, "nested too deeply"),
+        ("(" * LONGEST, "nested too deeply"),
     ],
 )  # fmt: skip
 def test_what_is_no_condition_is_refused_in_one_line(pairs: Pairs, where: str, said: str) -> None:
@@ -168,3 +169,17 @@ def test_the_nearest_are_the_nearest(values: list[float], mark: float) -> None:
     found = nearest(pa.array(values).to_numpy(), pa.array(numbers).to_numpy(), mark, 8)
     wanted = sorted(numbers, key=lambda n: (abs(values[n // 7] - mark), n))
     assert [abs(values[n // 7] - mark) for n in found] == [abs(values[n // 7] - mark) for n in wanted[:8]]
+
+
+def test_times_and_nested_values_are_shown(tmp_path: Path) -> None:
+    """Also moments with a time zone, for which DuckDB asks Python for a module that need not be there."""
+    moment = pa.timestamp("us", "UTC")
+    types = {"t": moment, "day": pa.date32(), "list": pa.list_(moment), "struct": pa.struct({"a": moment})}
+    values = {"t": [0, None], "day": [0, None], "list": [[0], None], "struct": [{"a": 0}, None]}
+    with duckdb.connect(str(tmp_path / "x.duckdb")) as con:
+        con.register("found", pa.table({n: pa.array(values[n], kind) for n, kind in types.items()}))
+        con.execute("CREATE TABLE one AS SELECT * FROM found")
+    with connect(tmp_path / "x.duckdb") as con:
+        first, second = Pairs(con, "one", types).pairs([0, 1])
+    assert all("19" in first[name] for name in types)  # 1970 in Greenwich
+    assert all(second[name] is None for name in types)

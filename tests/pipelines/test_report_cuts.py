@@ -118,6 +118,8 @@ def test_a_column_of_the_same_name_is_not_taken_for_its_own(pool: Path, tmp_path
         "text <> ''",
         "whole IN (1, 2, 3)",
         "url > 'a'",
+        "whole > -9223372036854775900",
+        "whole < 9007199254740993",
     ],
 )
 def test_what_is_no_comparison_with_a_number_has_no_threshold(pool: Path, tmp_path: Path, expression: str) -> None:
