@@ -185,7 +185,7 @@ class Turn:
 
 
 class Memory:
-    """Bytes of bodies under way: when they are used up, bodies wait in line, and one of them may still grow.
+    """Bytes of bodies under way: when they are used up, bodies wait in line, and the largest may still grow.
 
     So at most ``most`` bytes and one further body are held, and there is always one that comes to its end.
     """
@@ -220,16 +220,25 @@ class Memory:
         self._let_in()
 
     def _let_in(self) -> None:
+        """Grant what fits, in order; where the first does not, the one that holds most goes on: it frees most."""
         while self._waiting:
-            place, size, held = self._waiting[0]
-            if not place.cancelled():
-                if size > self._left and self._favoured is not None:
-                    return
-                if size > self._left:
-                    self._favoured = held
-                self._left -= size
-                place.set_result(None)
-            self._waiting.popleft()
+            first = self._waiting[0]
+            if first[0].cancelled():
+                self._waiting.popleft()
+            elif first[1] <= self._left:
+                self._grant(first)
+            elif self._favoured is None:
+                chosen = max((w for w in self._waiting if not w[0].cancelled()), key=lambda waiting: waiting[2].size)
+                self._favoured = chosen[2]
+                self._grant(chosen)
+            else:
+                return
+
+    def _grant(self, waiting: "tuple[asyncio.Future[None], int, Held]") -> None:
+        place, size, _ = waiting
+        self._waiting.remove(waiting)
+        self._left -= size
+        place.set_result(None)
 
 
 class Held:

@@ -147,7 +147,7 @@ def _speed(place: Path) -> Finding:
 def _existing(path: str) -> Path:
     """The folder, or the nearest one above it that exists."""
     place = Path(path).expanduser().absolute()
-    return next(p for p in (place, *place.parents) if p.is_dir())
+    return next(p for p in (place, *place.parents) if os.path.isdir(p))  # noqa: PTH112 - false where it may not look
 
 
 def _kind(place: Path) -> str:

@@ -154,7 +154,7 @@ def test_sql_answers(place: str, sql: str, here: Path, monkeypatch: pytest.Monke
     pytest.fail(f"{place}: {sql}: {refusals}")
 
 
-@pytest.mark.parametrize("run", ["second", "metaclip", "capfilt"])
+@pytest.mark.parametrize("run", ["second", "metaclip"])
 def test_reasons_of_runs_stand_in_the_reference(run: str, here: Path) -> None:
     """Whatever reason a pair of the workspace was dropped for is named on the page of its filter."""
     sql = "SELECT DISTINCT dropped_by, reason FROM verdicts WHERE dropped_by IS NOT NULL"
