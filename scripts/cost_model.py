@@ -37,8 +37,8 @@ CONSTANTS: Mapping[str, Constant] = {
     "balance_us": Constant(2.35, "CPU-µs a pair", "measured", BENCHMARKS, "| 2.35 (246 s) |"),
     "text_hash_us": Constant(18.8, "CPU-µs a caption", "measured", BENCHMARKS, "| 10,000,000 | 188 | 5,905 |"),
     "image_hash_us": Constant(432, "CPU-µs an image of 512 pixels", "measured", BENCHMARKS, "to hash and keys | 432 |"),
-    "fetch_ms": Constant(3.6, "CPU-ms an image over http, resized", "measured", DOWNLOAD, "3.6 ms an image of 640×480"),
-    "https_ms": Constant(1.2, "CPU-ms more over https", "measured", DOWNLOAD, "1.2 more over https"),
+    "fetch_ms": Constant(2.9, "CPU-ms an image over http, resized", "measured", DOWNLOAD, "2.9 ms an image of 640×480"),
+    "https_ms": Constant(0.7, "CPU-ms more over https", "measured", DOWNLOAD, "0.7 more over https"),
     "decode_us": Constant(
         1428, "CPU-µs an image of 512 pixels, for a model", "measured", BENCHMARKS, "512×512 | 4,144 | 1,428"
     ),
