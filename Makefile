@@ -8,7 +8,7 @@ demo: .venv/.installed
 	$(VENV) -m pairsieve demo --out runs/demo
 
 test: .venv/.installed
-	$(VENV) -m pytest -q -n 3 --dist loadfile --no-loadscope-reorder
+	$(VENV) -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 
 check: .venv/.installed
 	$(VENV) -m ruff check .

@@ -18,6 +18,9 @@ MOST_CHARACTERS = 10_000
 MOST_WORDS = 1 << 18
 """Words that are remembered, some 60 MB; then all are forgotten."""
 
+_BLANKS = "".join(c for c in map(chr, range(0x3001)) if c.isspace() and c != "\x85")
+"""What a text may begin with and no tokenizer sees; \x85 is mended to an ellipsis first."""
+
 Ids = NDArray[np.int64]
 
 
@@ -68,7 +71,7 @@ class Tokens:
 
     def _encode(self, text: str, most: int) -> list[int]:
         """As ``SimpleTokenizer.encode``, word by word until there are ``most`` tokens."""
-        text = text.lstrip()[:MOST_CHARACTERS]
+        text = _beginning(text)
         is_plain = self._lowers and text.isascii() and text.isprintable() and "&" not in text
         clean = text.lower() if is_plain else self._tokenizer.clean_fn(text)
         found: list[int] = []
@@ -93,11 +96,11 @@ class Tokens:
         if not texts:
             return np.zeros((0, self.context), np.int64)
         with self._lock:  # fast tokenizers cannot be called while they are called
-            return np.asarray(self._tokenizer([text.lstrip()[:MOST_CHARACTERS] for text in texts]).numpy(), np.int64)
+            return np.asarray(self._tokenizer([_beginning(text) for text in texts]).numpy(), np.int64)
 
     def _cut_by_other(self, texts: Sequence[str]) -> NDArray[np.int32]:
         """Tokens without room, for a tokenizer of transformers: what it makes of the text without truncation."""
-        clean = [self._tokenizer.clean_fn(text.lstrip()[:MOST_CHARACTERS]) for text in texts]
+        clean = [self._tokenizer.clean_fn(_beginning(text)) for text in texts]
         is_bare = self._tokenizer.tokenizer_mode == "clips"  # begins, ends and classifies by itself
         room = self.context - 3 * is_bare
         if not texts:
@@ -107,3 +110,8 @@ class Tokens:
                 clean, add_special_tokens=not is_bare, truncation=False, padding=False, verbose=False
             )["input_ids"]
         return np.array([max(0, len(row) - room) for row in rows], np.int32)
+
+
+def _beginning(text: str) -> str:
+    """As much of a text as is tokenized."""
+    return text.lstrip(_BLANKS)[:MOST_CHARACTERS]

@@ -29,6 +29,9 @@ HARD = [
     " \n ",
     " \n" * 6000 + "a red circle",
     "\u0130stanbul STRASSE \u1e9e",
+    "\x85",
+    " \x85\x85 a red circle \x85",
+    "\x1c\x1d\x1e\x1f\xa0\u3000 a red circle",
 ]
 
 
