@@ -2,7 +2,7 @@
 
 Counts are exact, made by DuckDB over the run's Parquet files; pictures, captions and URLs are a bounded sample, so that
 the file stays under 10 MB whatever the run.  The same run gives the same bytes.  Nothing of the run is changed.
-Ten million pairs take 35 CPU-seconds and 1 GB, a small run a second or two (see BENCHMARKS.md).
+Ten million pairs take 29 CPU-seconds and 1 GB, a small run a second or two (see BENCHMARKS.md).
 """
 
 from dataclasses import dataclass
