@@ -19,7 +19,8 @@ from yarl import URL
 from pairsieve.filters._codes import RETRIED, Code, printable, status_code
 from pairsieve.filters._headers import FORMATS, HEAD_BYTES, refusal
 from pairsieve.filters._host_names import BadNameError
-from pairsieve.filters._http import Answer, Part, RequestError, Session, append
+from pairsieve.filters._http import Answer, RequestError, Session
+from pairsieve.filters._http_parts import Part, append
 from pairsieve.filters._robots import opted_out
 from pairsieve.filters._robots_txt import RobotsFiles
 from pairsieve.filters._turns import Held, LeftError, Memory, Turn

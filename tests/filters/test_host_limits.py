@@ -343,3 +343,25 @@ def test_memory_survives_bodies_that_are_given_up() -> None:
         await asyncio.wait_for(after, 1)
 
     asyncio.run(scene())
+
+
+def test_the_largest_body_goes_on_where_memory_is_used_up() -> None:
+    """One that holds nothing yet, and may be slow, does not keep those waiting that would free memory."""
+
+    async def scene() -> None:
+        memory = Memory(10)
+        large, middle, favoured, small = (Held(memory) for _ in range(4))
+        await large.grow(6)
+        await middle.grow(4)
+        await favoured.grow(1)  # the one that may go beyond
+        waiting = [asyncio.create_task(held.grow(5)) for held in (small, middle, large)]
+        await asyncio.sleep(0)
+        memory.give_back(favoured)
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert [task.done() for task in waiting] == [False, False, True]
+        for task in waiting:
+            task.cancel()
+        await asyncio.gather(*waiting, return_exceptions=True)
+
+    asyncio.run(scene())

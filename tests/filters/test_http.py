@@ -16,13 +16,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from yarl import URL
 
-from pairsieve.filters import _http
+from pairsieve.filters import _authorities
 from pairsieve.filters._addresses import Guard
+from pairsieve.filters._authorities import authorities
 from pairsieve.filters._client import fetch_all
 from pairsieve.filters._codes import Code
 from pairsieve.filters._fetch import Fetched, Policy
 from pairsieve.filters._host_names import ADDRESSES, BadNameError, Names, check
-from pairsieve.filters._http import AHEAD, SMALL, Headers, Part, RequestError, Session, append, authorities
+from pairsieve.filters._http import AHEAD, RequestError, Session
+from pairsieve.filters._http_parts import SMALL, Headers, Part, append
 from pairsieve.filters.download import Download
 
 POLICY = Policy(timeout=5, networks=("127.0.0.1/32",))
@@ -251,7 +253,7 @@ def test_a_handshake_that_is_cut_is_the_networks_fault(said: bytes, code: Code) 
 def test_authorities_are_a_file_everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where neither the environment nor the system names one, certifi's is used."""
     monkeypatch.setenv("SSL_CERT_FILE", "/no/such/file")
-    monkeypatch.setattr(_http, "_BUNDLES", ())
+    monkeypatch.setattr(_authorities, "_BUNDLES", ())
     authorities.cache_clear()
     assert Path(authorities()).is_file()
     authorities.cache_clear()
