@@ -9,6 +9,7 @@ import errno
 import ipaddress
 import socket
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import TypeAlias
 
 Address: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
@@ -19,6 +20,8 @@ AddressInfo: TypeAlias = tuple[
 
 MARK = "refused by the address guard"
 """Part of every refusal's text: refusals of several addresses arrive as one plain ``OSError``."""
+_KNOWN = 4096
+"""Addresses of which a guard remembers what it said."""
 
 
 class RefusedAddress(OSError):
@@ -60,8 +63,9 @@ class Guard:
 
     def __init__(self, networks: Sequence[str] = ()) -> None:
         self._networks: tuple[Network, ...] = tuple(ipaddress.ip_network(n) for n in networks)
+        self.allows = lru_cache(_KNOWN)(self._allows)
 
-    def allows(self, address: str) -> bool:
+    def _allows(self, address: str) -> bool:
         """Whether a connection to this address may be made."""
         ip = unwrapped(address)
         return any(ip in n for n in self._networks if ip and ip.version == n.version) or public(address)

@@ -1,4 +1,4 @@
-"""Instructions that averaging areas needs and numba does not have: a sum over pixels of four rows at once.
+"""Instructions that averaging areas needs and numba does not have: sums of four rows at once, and over rows.
 
 Float products and sums, each rounded, in the order of the pixels: no machine may fuse or reorder them, so the bits
 are those of the same sums in C.
@@ -14,10 +14,11 @@ from pairsieve.filters._jit import instruction
 
 ROWS = 4
 """Rows that are summed at once."""
+LANES = 4 * ROWS
+"""Samples that are summed at once."""
 _BYTE, _NUMBER, _WORD, _FLOAT = ir.IntType(8), ir.IntType(32), ir.IntType(64), ir.FloatType()
-_LANES = 4 * ROWS
-_PIXELS, _BYTES = ir.VectorType(_NUMBER, ROWS), ir.VectorType(_BYTE, _LANES)
-_NUMBERS, _FLOATS = ir.VectorType(_NUMBER, _LANES), ir.VectorType(_FLOAT, _LANES)
+_PIXELS, _BYTES = ir.VectorType(_NUMBER, ROWS), ir.VectorType(_BYTE, LANES)
+_NUMBERS, _FLOATS = ir.VectorType(_NUMBER, LANES), ir.VectorType(_FLOAT, LANES)
 _ROW = ir.VectorType(_FLOAT, 4)
 
 
@@ -25,37 +26,53 @@ def _at(builder: Any, base: Any, offset: Any, kind: Any) -> Any:
     return builder.inttoptr(builder.add(base, offset), kind.as_pointer())
 
 
-def _pixels(builder: Any, place: Any, strides: list[Any]) -> Any:
-    """One pixel of each row, as 16 floats."""
-    found = ir.Constant(_PIXELS, ir.Undefined)
-    for i, stride in enumerate(strides):
-        pixel = builder.load(_at(builder, place, stride, _NUMBER), align=4, typ=_NUMBER)
-        found = builder.insert_element(found, pixel, ir.Constant(_NUMBER, i))
-    return builder.sitofp(builder.zext(builder.bitcast(found, _BYTES), _NUMBERS), _FLOATS)
+@instruction
+def turned(_: Any, source: Any, stride: Any, out: Any) -> Any:
+    """``out[x, r] = source[r, x]`` of 4×4 pixels; arguments are addresses, and bytes from row to row of the source."""
+
+    def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        source, stride, out = args
+        offsets = [builder.mul(stride, ir.Constant(_WORD, i)) for i in range(ROWS)]
+        rows = [builder.load(_at(builder, source, offset, _PIXELS), align=4, typ=_PIXELS) for offset in offsets]
+        for _ in range(2):  # the rows of the two halves are dealt into one another
+            pairs = zip(rows[: ROWS // 2], rows[ROWS // 2 :], strict=True)
+            rows = [_dealt(builder, a, b, of) for a, b in pairs for of in (0, 1)]
+        for i, row in enumerate(rows):
+            builder.store(row, _at(builder, out, ir.Constant(_WORD, i * LANES), _PIXELS), align=4)
+        return context.get_dummy_value()
+
+    return types.void(*[types.int64] * 3), code
+
+
+def _dealt(builder: Any, a: Any, b: Any, of: int) -> Any:
+    """The lower or upper (``of``) halves of two rows, pixel by pixel in turn."""
+    half = ROWS // 2
+    places = [at for k in range(half) for at in (of * half + k, of * half + k + ROWS)]
+    return builder.shuffle_vector(a, b, ir.Constant(_PIXELS, places))
 
 
 def _splat(builder: Any, value: Any) -> Any:
     empty = ir.Constant(_FLOATS, ir.Undefined)
     first = builder.insert_element(empty, value, ir.Constant(_NUMBER, 0))
-    return builder.shuffle_vector(first, empty, ir.Constant(_NUMBERS, [0] * _LANES))
+    return builder.shuffle_vector(first, empty, ir.Constant(_NUMBERS, [0] * LANES))
 
 
 @instruction
-def summed(_: Any, source: Any, stride: Any, weights: Any, count: Any, out: Any, out_stride: Any) -> Any:
-    """``out[r] = sum of weights[t] * source[r, t]`` for four rows of pixels RGBX; arguments are addresses and counts.
+def summed(_: Any, source: Any, weights: Any, count: Any, out: Any, out_stride: Any) -> Any:
+    """``out[r] = sum of weights[t] * source[t, r]`` for four rows of pixels RGBX; arguments are addresses and counts.
 
-    ``weights`` are float32; ``out`` has four float32 a row.  Strides are bytes from row to row.
+    ``weights`` are float32; ``out`` has four float32 a row, and ``out_stride`` bytes from row to row.
     """
 
     def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        source, stride, weights, count, out, out_stride = args
-        rows = [builder.mul(stride, ir.Constant(_WORD, i)) for i in range(ROWS)]
-        sums = cgutils.alloca_once_value(builder, ir.Constant(_FLOATS, [0.0] * _LANES))
+        source, weights, count, out, out_stride = args
+        sums = cgutils.alloca_once_value(builder, ir.Constant(_FLOATS, [0.0] * LANES))
         with cgutils.for_range(builder, count, intp=_WORD) as loop:
+            place = _at(builder, source, builder.mul(loop.index, ir.Constant(_WORD, LANES)), _BYTES)
+            samples = builder.zext(builder.load(place, align=4, typ=_BYTES), _NUMBERS)
             offset = builder.mul(loop.index, ir.Constant(_WORD, 4))
-            pixels = _pixels(builder, builder.add(source, offset), rows)
             weight = builder.load(_at(builder, weights, offset, _FLOAT), align=4, typ=_FLOAT)
-            product = builder.fmul(pixels, _splat(builder, weight))
+            product = builder.fmul(builder.sitofp(samples, _FLOATS), _splat(builder, weight))
             builder.store(builder.fadd(builder.load(sums, typ=_FLOATS), product), sums)
         done = builder.load(sums, typ=_FLOATS)
         for i in range(ROWS):
@@ -65,4 +82,46 @@ def summed(_: Any, source: Any, stride: Any, weights: Any, count: Any, out: Any,
             builder.store(row, place, align=4)
         return context.get_dummy_value()
 
-    return types.void(*[types.int64] * 6), code
+    return types.void(*[types.int64] * 5), code
+
+
+def _bytes(builder: Any, sums: Any) -> Any:
+    """To the nearest whole number, halves to the even one, of 0 to 255."""
+    kind = ir.FunctionType(_FLOATS, [_FLOATS])
+    rint = cgutils.get_or_insert_function(builder.module, kind, f"llvm.rint.v{LANES}f32")
+    found = builder.fptosi(builder.call(rint, [sums]), _NUMBERS)
+    for limit, beyond in ((0, "<"), (255, ">")):
+        end = ir.Constant(_NUMBERS, [limit] * LANES)
+        found = builder.select(builder.icmp_signed(beyond, found, end), end, found)
+    return builder.trunc(found, _BYTES)
+
+
+@instruction
+def averaged(_: Any, rows: Any, weights: Any, count: Any, samples: Any, out: Any) -> Any:
+    """``out[i] = sum of weights[t] * rows[t][i]``, as bytes; all are addresses and counts.
+
+    ``rows`` holds the addresses of ``count`` rows of float32, ``weights`` are float32.  ``samples`` of each row are
+    read and written, rounded up to a multiple of ``LANES``.
+    """
+
+    def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        rows, weights, count, samples, out = args
+        sums = cgutils.alloca_once(builder, _FLOATS)
+        lanes = ir.Constant(_WORD, LANES)
+        chunks = builder.udiv(builder.add(samples, ir.Constant(_WORD, LANES - 1)), lanes)
+        with cgutils.for_range(builder, chunks, intp=_WORD) as chunk:
+            at = builder.mul(chunk.index, lanes)
+            offset = builder.mul(at, ir.Constant(_WORD, 4))
+            builder.store(ir.Constant(_FLOATS, [0.0] * LANES), sums)
+            with cgutils.for_range(builder, count, intp=_WORD) as loop:
+                row = builder.load(_at(builder, rows, builder.mul(loop.index, ir.Constant(_WORD, 8)), _WORD), typ=_WORD)
+                of = builder.mul(loop.index, ir.Constant(_WORD, 4))
+                weight = builder.load(_at(builder, weights, of, _FLOAT), align=4, typ=_FLOAT)
+                samples_ = builder.load(_at(builder, row, offset, _FLOATS), align=4, typ=_FLOATS)
+                product = builder.fmul(_splat(builder, weight), samples_)
+                builder.store(builder.fadd(builder.load(sums, typ=_FLOATS), product), sums)
+            done = _bytes(builder, builder.load(sums, typ=_FLOATS))
+            builder.store(done, _at(builder, out, at, _BYTES), align=1)
+        return context.get_dummy_value()
+
+    return types.void(*[types.int64] * 5), code

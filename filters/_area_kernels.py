@@ -9,11 +9,11 @@ The interpreter lock is free meanwhile.
 from typing import Any
 
 import numpy as np
-from numba import float32, float64, types, uint8, uint32
+from numba import float64, types, uint8, uint32
 from numpy.typing import NDArray
 
 from pairsieve.filters import _area_parts
-from pairsieve.filters._area_instructions import ROWS, summed
+from pairsieve.filters._area_instructions import LANES, ROWS, averaged, summed, turned
 from pairsieve.filters._jit import inlined, kernel
 
 _picture = types.Array(uint32, 2, "C", readonly=True)
@@ -21,47 +21,70 @@ _parts = inlined(_area_parts.parts)
 
 
 @inlined
-def _across(source: Any, top: Any, parts: Any, out: Any) -> None:
-    """Four rows from ``top`` on, made as wide as ``out`` is."""
-    starts, counts, weights = parts
-    stride, out_stride = 4 * source.shape[1], 4 * out.shape[1]
-    base, to = np.int64(source.ctypes.data) + top * stride, np.int64(out.ctypes.data)
-    factors, span = np.int64(weights.ctypes.data), 4 * weights.shape[1]
+def _across(source: Any, group: Any, parts: Any, columns: Any, rows: Any) -> None:
+    """Four rows, made narrow, into their place in the ring; ``columns`` has room for as many pixels."""
+    starts, weights, most = parts
+    stride, span = 4 * source.shape[1], 4 * rows.shape[1]
+    base, turn = np.int64(source.ctypes.data), np.int64(columns.ctypes.data)
+    base += min(ROWS * group, source.shape[0] - ROWS) * stride
+    for x in range(0, source.shape[1], ROWS):
+        left = min(x, source.shape[1] - ROWS)
+        turned(base + 4 * left, stride, turn + LANES * left)
+    to = np.int64(rows.ctypes.data) + ROWS * group % len(rows) * span
+    factors, width = np.int64(weights.ctypes.data), 4 * weights.shape[1]
     for x in range(len(starts)):
-        summed(base + 4 * starts[x], stride, factors + span * x, counts[x], to + 16 * x, out_stride)
+        summed(turn + LANES * starts[x], factors + width * x, most, to + 16 * x, span)
 
 
 @inlined
-def _rounded(sums: Any, out: Any) -> None:
-    """To bytes, halves to the even one."""
-    for i in range(len(sums)):
-        out[i] = np.uint8(min(max(np.rint(sums[i]), np.float32(0)), np.float32(255)))
+def _ring(count: Any, samples: Any) -> Any:
+    """Rows of float32 for so many samples that begin with lines of the cache."""
+    width = -(-samples // LANES) * LANES
+    space = np.zeros(count * width + LANES, np.float32)
+    skipped = -np.int64(space.ctypes.data) % 64 // 4
+    return space[skipped : skipped + count * width].reshape(count, width)
 
 
 @inlined
-def _added(sums: Any, weight: Any, row: Any) -> None:
-    for i in range(len(sums)):
-        sums[i] += weight * row[i]
+def _even(size: Any, extent: Any, resized: Any) -> Any:
+    """Starts and weights of as many pixels for every new one, and how many: no branch of the loops is guessed wrong.
+
+    Pixels of weight 0, before or after, change no sum.
+    """
+    starts, counts, weights = _parts(size, extent, resized)
+    most = counts.max()
+    for i in range(resized):
+        back = max(starts[i] + most - size, 0)
+        for t in range(most - 1, -1, -1):
+            weights[i, t] = weights[i, t - back] if t >= back else np.float32(0)
+        starts[i] -= back
+    return starts, weights, most
 
 
 @kernel(types.void(_picture, float64, float64, types.Array(uint8, 3, "C")))
 def reduce(source: NDArray[np.uint32], wide: float, high: float, out: NDArray[np.uint8]) -> None:
-    """Make ``source`` (pixels RGBX, four rows at least) as small as ``out``, of four samples a pixel.
+    """Make ``source`` (pixels RGBX, four rows and columns at least) as small as ``out``, of four samples a pixel.
 
     ``wide`` and ``high`` are its extent, which may end within the last column and row.
     """
-    height, width = source.shape
-    across = _parts(width, wide, out.shape[1])
-    starts, counts, weights = _parts(height, high, out.shape[0])
-    rows = np.empty((ROWS, 4 * out.shape[1]), np.float32)
-    sums = np.zeros(4 * out.shape[1], np.float32)
-    have = -ROWS  # the first of the source's rows that are in ``rows``
+    height, samples = source.shape[0], 4 * out.shape[1]
+    across = _even(source.shape[1], wide, out.shape[1])
+    starts, weights, most = _even(height, high, out.shape[0])
+    rows = _ring(((most + 2) // ROWS + 1) * ROWS, samples)  # groups of four, as many as a new row may lie in
+    flat, line, places = out.reshape(out.size), np.empty(rows.shape[1], np.uint8), np.empty(most, np.int64)
+    columns, made = np.empty((source.shape[1], ROWS), np.uint32), 0
     for y in range(len(starts)):
-        sums[:] = float32(0)
-        for t in range(counts[y]):
-            at = starts[y] + t
-            if not have <= at < have + ROWS:
-                have = min(at, height - ROWS)
-                _across(source, have, across, rows)
-            _added(sums, weights[y, t], rows[at - have])
-        _rounded(sums, out[y].reshape(4 * out.shape[1]))
+        while ROWS * made < starts[y] + most:
+            _across(source, made, across, columns, rows)
+            made += 1
+        for t in range(most):
+            row, top = starts[y] + t, min((starts[y] + t) // ROWS * ROWS, height - ROWS)
+            place = row // ROWS * ROWS % len(rows) + row - top
+            places[t] = np.int64(rows.ctypes.data) + place * 4 * rows.shape[1]
+        weighed = np.int64(weights.ctypes.data) + 4 * weights.shape[1] * y
+        at = y * samples
+        if at + len(line) <= len(flat):  # what is written beyond the row is written anew with the next
+            averaged(np.int64(places.ctypes.data), weighed, most, samples, np.int64(flat.ctypes.data) + at)
+        else:
+            averaged(np.int64(places.ctypes.data), weighed, most, samples, np.int64(line.ctypes.data))
+            flat[at : at + samples] = line[:samples]
