@@ -13,7 +13,7 @@ from numba import float64, types, uint8, uint32
 from numpy.typing import NDArray
 
 from pairsieve.filters import _area_parts
-from pairsieve.filters._area_instructions import LANES, ROWS, averaged, summed, turned
+from pairsieve.filters._area_instructions import LANES, PIXEL, ROWS, averaged, summed, turned
 from pairsieve.filters._jit import inlined, kernel
 
 _picture = types.Array(uint32, 2, "C", readonly=True)
@@ -29,18 +29,18 @@ def _across(source: Any, group: Any, parts: Any, columns: Any, rows: Any) -> Non
     base += min(ROWS * group, source.shape[0] - ROWS) * stride
     for x in range(0, source.shape[1], ROWS):
         left = min(x, source.shape[1] - ROWS)
-        turned(base + 4 * left, stride, turn + LANES * left)
+        turned(base + 4 * left, stride, turn + ROWS * PIXEL * left)
     to = np.int64(rows.ctypes.data) + ROWS * group % len(rows) * span
     factors, width = np.int64(weights.ctypes.data), 4 * weights.shape[1]
     for x in range(len(starts)):
-        summed(turn + LANES * starts[x], factors + width * x, most, to + 16 * x, span)
+        summed(turn + ROWS * PIXEL * starts[x], factors + width * x, most, to + 16 * x, span)
 
 
 @inlined
 def _ring(count: Any, samples: Any) -> Any:
     """Rows of float32 for so many samples that begin with lines of the cache."""
     width = -(-samples // LANES) * LANES
-    space = np.zeros(count * width + LANES, np.float32)
+    space = np.zeros(count * width + 16, np.float32)
     skipped = -np.int64(space.ctypes.data) % 64 // 4
     return space[skipped : skipped + count * width].reshape(count, width)
 
