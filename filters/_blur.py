@@ -31,6 +31,8 @@ _LARGE = 8.0
 
 def blurred(pixels: Pixels, boxes: Boxes) -> Pixels:
     """The picture, uint8[height, width] or with 3 or 4 channels, boxes blurred; the given one is left alone."""
+    if not boxes:
+        return pixels
     height, width = pixels.shape[:2]
     areas = [_pixels(box, width, height) for box in boxes]
     longest = max((_longer(one) for one in areas), default=0)

@@ -23,6 +23,7 @@ from pairsieve.filters.base import LEFT
 AHEAD = 2
 """Batches that are fetched while the slowest URLs of the one before them end."""
 _Key: TypeAlias = tuple[str | None, Wish]
+_Wishes: TypeAlias = dict[str | None, list[Wish]]
 
 
 @dataclass(frozen=True)
@@ -62,23 +63,25 @@ class Batches:
 
     def measured(self, batches: Iterator[pa.RecordBatch], patience: float | None) -> Iterator[dict[str, pa.Array]]:
         """The columns of batch after batch; with ``patience`` (seconds) also ``LEFT``, of URLs that took longer."""
-        under_way = deque[tuple[Sequence[_Key], Future[list[list[Outcome]]]]]()
+        under_way = deque[tuple[Sequence[_Key], _Wishes, Future[list[list[Outcome]]]]]()
         for pairs in batches:
             keys = self.columns.keys(pairs)
-            under_way.append((keys, self._begin(keys, patience)))
+            wishes = _by_url(keys)
+            under_way.append((keys, wishes, self._begin(wishes, patience)))
             if len(under_way) > AHEAD:
                 yield self._ended(*under_way.popleft(), patience is not None)
         while under_way:
             yield self._ended(*under_way.popleft(), patience is not None)
 
-    def _begin(self, keys: Sequence[_Key], patience: float | None) -> Future[list[list[Outcome]]]:
-        wishes = _by_url(keys)
+    def _begin(self, wishes: _Wishes, patience: float | None) -> Future[list[list[Outcome]]]:
         uses = [use(self.maker, self.tally, some) for some in wishes.values()]
         return self.client.begin(list(wishes), patience, uses)
 
-    def _ended(self, keys: Sequence[_Key], found: Future[list[list[Outcome]]], may_leave: bool) -> dict[str, pa.Array]:
+    def _ended(
+        self, keys: Sequence[_Key], wishes: _Wishes, found: Future[list[list[Outcome]]], may_leave: bool
+    ) -> dict[str, pa.Array]:
         """What is written of a batch, once its last URL has ended."""
-        made = zip(_by_url(keys).items(), found.result(), strict=True)
+        made = zip(wishes.items(), found.result(), strict=True)
         outcomes = {(url, wish): row for (url, some), rows in made for wish, row in zip(some, rows, strict=True)}
         rows = [outcomes[key] for key in keys]
         left = {LEFT: pa.array([row is LEFT_ROW for row in rows], pa.bool_())} if may_leave else {}
@@ -99,7 +102,7 @@ def _outcomes(fetched: Fetched, *, wishes: Sequence[Wish], maker: Maker, tally: 
     return rows
 
 
-def _by_url(keys: Sequence[_Key]) -> dict[str | None, list[Wish]]:
+def _by_url(keys: Sequence[_Key]) -> _Wishes:
     """Each URL once, with all that is wished of it."""
     found: dict[str | None, dict[Wish, None]] = {}
     for url, wish in keys:

@@ -6,7 +6,7 @@ interpreter lock is free meanwhile.
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import isfinite
 from typing import Any, Literal, TypeAlias
 
@@ -95,8 +95,12 @@ class Maker:
             image = decode_image(body, self.max_pixels, self.resizer.reduced, self.memory)
             upright = [turned(box, _exif.orientation(image.exif)) for box in boxes]
             stored, size, exif = self.resizer.store(body, image, upright), image.size, image.exif
-        return replace(
-            failed(fetched, Code.SUCCESS, None),
+        return Outcome(
+            Code.SUCCESS.value,
+            status(Code.SUCCESS),
+            None,
+            fetched.http_status,
+            fetched.final_url,
             image=stored.data,
             width=stored.width,
             height=stored.height,

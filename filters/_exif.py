@@ -46,6 +46,8 @@ _LONGEST_TEXT = 256
 
 def orientation(exif: bytes) -> int:
     """How the picture lies, 1 to 8; 1 where nothing sensible is said."""
+    if not exif:
+        return 1
     block = _Block(exif)
     texts = (block.text(e) for e in block.entries(block.first()) if e[0] == _ORIENTATION)
     return next((int(t) for t in texts if t in {"1", "2", "3", "4", "5", "6", "7", "8"}), 1)
@@ -53,6 +55,8 @@ def orientation(exif: bytes) -> int:
 
 def wanted_json(exif: bytes) -> str | None:
     """The wanted fields as JSON, named as img2dataset names them; null where there are none."""
+    if not exif:
+        return None
     block = _Block(exif)
     main = list(block.entries(block.first()))
     fields = dict(_named(block, main, "Image", _IMAGE_TAGS))
