@@ -24,6 +24,8 @@ from pairsieve.schemas.recipe import Recipe, StepSpec
 
 RESERVED_IDS = frozenset({"added", "pool", "pairs", "scores", "verdicts", "dataset", "derived", "subset", "shards"})
 
+MOST_STEPS = 64
+"""Steps of a pass: pairs go through a chain of generators, which Python lets be no deeper than it calls functions."""
 MOST_FILES = 1000
 """Files of a step that are named one by one in what identifies it."""
 
@@ -345,7 +347,7 @@ def _passes(steps: Sequence[Step]) -> tuple[range, ...]:
     """Consecutive steps run together; a barrier ends its pass, because what follows needs its verdict."""
     found, start = [], 0
     for i, step in enumerate(steps):
-        if step.is_barrier or i == len(steps) - 1:
+        if step.is_barrier or i == len(steps) - 1 or i - start == MOST_STEPS - 1:
             found.append(range(start, i + 1))
             start = i + 1
     return tuple(found)

@@ -14,7 +14,7 @@ from pairsieve.pipelines.recipe import check
 from pairsieve.pipelines.recipe_file import from_data, shipped
 from pairsieve.pipelines.run import load, run
 from pairsieve.schemas.errors import RecipeError
-from tests.support import recipe, write_csv
+from tests.support import kept_texts, recipe, write_csv
 
 TYPES = {"url": pa.string(), "text": pa.string(), "score": pa.float32(), "width": pa.int32(), "height": pa.int32()}
 OWN = """
@@ -109,6 +109,14 @@ def test_passes() -> None:
     ]
     assert [list(steps) for steps in plan(*steps).passes] == [[0, 1], [2, 3], [4, 5]]
     assert plan().passes == ()
+
+
+def test_no_pass_is_deeper_than_python_calls(tmp_path: Path) -> None:
+    """Two hundred steps are four passes; each pair meets every one of them."""
+    steps = [{"caption_words": {"as": f"step{i}", "least": i // 50}} for i in range(200)]
+    assert [len(steps) for steps in plan(*steps).passes] == [64, 64, 64, 8]
+    pool = write_csv(tmp_path / "pool.csv", [{"url": f"http://x/{i}", "text": "a " * i} for i in range(6)])
+    assert kept_texts(run(recipe(pool, *steps), tmp_path / "run", workers=1)) == ["a a a ", "a a a a ", "a a a a a "]
 
 
 def test_renamed_pool_columns() -> None:

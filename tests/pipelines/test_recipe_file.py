@@ -199,7 +199,7 @@ def test_shipped_by_name(name: str) -> None:
 
 words = st.text(max_size=8).filter(lambda word: not re.fullmatch(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+", word))
 """Not as 1e3, which PyYAML writes plain and which is a number in a recipe."""
-leaves = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | words
+leaves = st.none() | st.booleans() | st.integers(-(2**63), 2**63 - 1) | st.floats(allow_nan=False) | words
 keys = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="$"), max_size=5)
 nested = st.recursive(leaves, lambda x: st.lists(x, max_size=3) | st.dictionaries(keys, x, max_size=3))
 
@@ -368,3 +368,17 @@ def test_parameters_that_are_none(tmp_path: Path, text: str, said: str) -> None:
     with pytest.raises(RecipeError) as caught:
         recipe_file.read(tmp_path / "recipe.yaml")
     assert said in str(caught.value)
+
+
+@pytest.mark.parametrize("number", [2**63, -(2**63) - 1, 10**500])
+def test_numbers_that_no_column_holds(tmp_path: Path, number: int) -> None:
+    """With the place, before anything is measured."""
+    (tmp_path / "recipe.yaml").write_text(f"pool: {{urls: a.csv}}\nfilters:\n  - caption_words: {{least: {number}}}\n")
+    with pytest.raises(RecipeError, match=r"recipe.yaml:3: least: a whole number of more than 64 bits"):
+        recipe_file.read(tmp_path / "recipe.yaml")
+
+
+def test_the_largest_number(tmp_path: Path) -> None:
+    """Of 64 bits is one like any other."""
+    (tmp_path / "recipe.yaml").write_text(f"seed: {2**63 - 1}")
+    assert recipe_file.read(tmp_path / "recipe.yaml").data == {"seed": 2**63 - 1}
