@@ -6,6 +6,7 @@ import ssl
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
@@ -232,6 +233,34 @@ def test_certificates_are_verified(
     authorities.cache_clear()
     with speaking(head(LENGTH), GIF, context=context) as url:
         assert fetch(url).code is code
+    authorities.cache_clear()
+
+
+def test_a_first_message_fits_a_packet() -> None:
+    """Without the keys of 1,184 bytes that newer OpenSSL sends by itself."""
+    with socket.create_server(("127.0.0.1", 0)) as listener, ThreadPoolExecutor() as pool:
+        asked = pool.submit(fetch, f"https://127.0.0.1:{listener.getsockname()[1]}/a.gif")
+        connection, _ = listener.accept()
+        with connection:
+            assert 100 < len(connection.recv(65536)) < 1000
+        assert asked.result().code is Code.CONNECTION_FAILED
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+@pytest.mark.parametrize("curve", ["prime256v1", "secp384r1", "secp521r1", "X25519", "X448"])
+def test_key_exchanges(
+    certified: tuple[ssl.SSLContext, Path], curve: str, version: ssl.TLSVersion, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server may insist on any usual one, also on one for which no key is sent at first."""
+    _, file = certified
+    monkeypatch.setenv("SSL_CERT_FILE", str(file))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = context.maximum_version = version
+    context.load_cert_chain(file, file.with_name("key.pem"))
+    context.set_ecdh_curve(curve)
+    authorities.cache_clear()
+    with speaking(head(LENGTH), GIF, context=context) as url:
+        assert fetch(url).code is Code.SUCCESS
     authorities.cache_clear()
 
 
