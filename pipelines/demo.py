@@ -16,6 +16,7 @@ from pairsieve.pipelines import catalog
 from pairsieve.pipelines.demo_pool import DemoPool, build_pool, write_truth, write_url_list
 from pairsieve.pipelines.demo_server import DemoServer, serve
 from pairsieve.pipelines.engines import EngineName
+from pairsieve.pipelines.funnel import funnel_table
 from pairsieve.pipelines.progress import Reporter
 from pairsieve.pipelines.run import run
 from pairsieve.pipelines.runner import Result
@@ -167,15 +168,3 @@ def page(score: Score) -> Iterator[RenderableType]:
     lost = f"{score.good_lost:,} ({score.good_lost / max(1, score.good):.1%})"
     yield f"good pairs: {score.good:,}; lost by mistake: {lost}; below the top-fraction cut: {score.good_cut:,}"
     yield f"the run: {score.result.root}"
-
-
-def funnel_table(result: Result) -> Table:
-    """Pairs that reached each step, and what it dropped."""
-    table = Table(title="Funnel")
-    table.add_column("step")
-    for name in ("reached", "dropped", "left", "of the pool"):
-        table.add_column(name, justify="right")
-    for step, reached, dropped in result.funnel:
-        left = reached - dropped
-        table.add_row(step, f"{reached:,}", f"{dropped:,}", f"{left:,}", f"{left / max(1, result.rows):.1%}")
-    return table

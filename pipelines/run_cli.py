@@ -46,7 +46,7 @@ def run(recipe: RecipeArg, out: OutOption, *, job: Job, set_: SetOption = None, 
 
 def run_page(result: "Result") -> "Iterator[RenderableType]":
     """The funnel, and what was kept."""
-    from pairsieve.pipelines.demo import funnel_table
+    from pairsieve.pipelines.funnel import funnel_table
 
     yield funnel_table(result)
     pairs = f"{result.rows + result.added:,} pairs" + (f", {result.added:,} of them added" if result.added else "")
