@@ -28,6 +28,7 @@ from pairsieve.pipelines import (
     dataset_spill,
     pool_rounds,
     recipe_file,
+    replaced,
     subset,
     tail,
     tasks,
@@ -148,6 +149,8 @@ class Runner:
         self.engine = engines.for_ingest()
         self._ingest()
         self.engine = engines.for_passes(self.plan, self.rows)
+        if told := replaced.notice(self.store, source.data):
+            self.progress.say(told)
         self._remove_old_outputs()
         self._write_run_file(source)
         self._forget()
