@@ -49,6 +49,7 @@ class Measure:
         """Nothing is measured yet."""
         self.step, self.made, self.frame, self.writer = step, made, frame, writer
         self.score = made.score_first if may_leave else made.score_all
+        self.may_leave = may_leave
         self.seconds = 0.0
         self.left = 0
         self._given: deque[_Given] = deque()
@@ -90,7 +91,12 @@ class Measure:
         """Rows that reach the step and are not measured."""
         scope = slice(chunk.start, chunk.stop)
         wanted = self.frame.dropped_by[scope] != POOL if self.step.of_pool else self.frame.alive[scope]
-        return chunk.start + np.flatnonzero(wanted & ~chunk.shard.parts(self.step).measured[scope])
+        parts = chunk.shard.parts(self.step)
+        lacking = wanted & ~parts.measured[scope]
+        if self.may_leave and (again := lacking & parts.left[scope]).any():  # by a run that was stopped before its tail
+            self._leave(chunk.start + np.flatnonzero(again))
+            lacking &= ~again
+        return chunk.start + np.flatnonzero(lacking)
 
     def _write(self, given: _Given) -> None:
         measured = joined(self.step, given.pieces, len(given.rows))
@@ -110,9 +116,13 @@ class Measure:
     def _without(self, left: Sequence[pa.Array], rows: Rows, measured: Measured) -> tuple[Rows, dict[str, pa.Array]]:
         """The rows that were measured; those that were left go no further."""
         stay = np.concatenate([~piece.to_numpy(zero_copy_only=False) for piece in left])
-        self.frame.dropped_by[rows[~stay]] = LEFT
-        self.left += int((~stay).sum())
+        self._leave(rows[~stay])
         return rows[stay], {stored: values.filter(pa.array(stay)) for stored, values in measured.items()}
+
+    def _leave(self, rows: Rows) -> None:
+        self.frame.dropped_by[rows] = LEFT
+        self.writer.leave(rows)
+        self.left += len(rows)
 
     def _clocked(self, stream: Iterator[Any], sign: int) -> Iterator[Any]:
         """The stream; the time it takes is added to ``seconds``, or taken off: that of others within ours."""

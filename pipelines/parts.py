@@ -2,9 +2,13 @@
 
 ``scores/<step>/00012.parquet`` is the first part, ``00012.1.parquet`` the next.  A part counts only
 if its footer names the step's fingerprint and the shard's, and its checksum holds; any other is removed.
-The footer also says in JSON what the fingerprint covers (``pairsieve.measured``), so a stale file can say why.
+The footer also says in JSON what the fingerprint covers (``pairsieve.measured``), so a stale file can say why, and
+which rows the step left for the tail pass (``pairsieve.left``), so that a run that continues does not ask for them
+with little patience once more.
 """
 
+import base64
+import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from typing import Any
@@ -23,6 +27,7 @@ from pairsieve.schemas.errors import DamagedFileError
 GROUP_BYTES = 8_000_000
 """Row groups of image-bearing files: one sensible read."""
 LIGHT_ROWS = 131_072
+LEFT_KEY = b"pairsieve.left"
 
 
 def part_name(step: str, shard: int, part: int) -> str:
@@ -53,6 +58,7 @@ class Parts:
         self._readers: dict[tuple[str, str], list[Forward]] = {}
         self.measured: NDArray[np.bool_] = np.zeros(shard.rows, bool)
         self.measured[self._rows] = True
+        self.left = _left(self._files, shard.rows) & ~self.measured
         is_whole = len(self._files) == 1 and len(self._rows) == shard.rows
         self._place = None if is_whole else self._places()
 
@@ -113,6 +119,16 @@ class Parts:
         """Close all files."""
         for file in self._files:
             file.close()
+
+
+def _left(files: Sequence[pq.ParquetFile], rows: int) -> NDArray[np.bool_]:
+    """The rows that the step left when these files were written, bool[rows]."""
+    found = np.zeros(rows, bool)
+    for file in files:
+        if packed := (file.metadata.metadata or {}).get(LEFT_KEY):
+            bits = np.frombuffer(zlib.decompress(base64.b64decode(packed)), np.uint8)
+            found |= np.unpackbits(bits, count=rows).astype(bool)
+    return found
 
 
 def valid(store: Store, name: str, step: Step, shard: PoolShard) -> pq.ParquetFile | None:
@@ -184,7 +200,12 @@ class PartWriter:
         self._held: list[pa.RecordBatch] = []
         self._bytes = 0
         self._rows = 0
+        self._left = np.zeros(shard.rows, bool)
         self.rows = self.bytes = 0
+
+    def leave(self, rows: NDArray[np.int64]) -> None:
+        """Rows of the shard that the step left for later; they are noted where a part is written at all."""
+        self._left[rows] = True
 
     def write(self, batch: pa.RecordBatch) -> None:
         """Add rows; columns as in the schema."""
@@ -218,6 +239,9 @@ class PartWriter:
             return
         with self._stack:  # the last rows may find the disk full
             self._flush()
+            if self._left.any():
+                packed = zlib.compress(np.packbits(self._left).tobytes())
+                self._footer[LEFT_KEY.decode()] = base64.b64encode(packed).decode()
 
 
 def _group_rows(table: pa.Table) -> int:

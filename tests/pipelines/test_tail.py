@@ -1,6 +1,7 @@
 """Slow URLs are left for a pass of their own, and come out of it as if they had been measured at once."""
 
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -120,6 +121,20 @@ def test_a_kill_loses_and_doubles_nothing(reference: tuple[dict[str, Any], Path]
     assert done.items() <= files(out).items()
     for folder in ("verdicts", "dataset"):
         assert files(out, folder) == files(whole, folder)
+
+
+def test_a_run_that_continues_asks_slow_urls_once(
+    site: Site, reference: tuple[dict[str, Any], Path], tmp_path: Path
+) -> None:
+    """What was left before a kill goes straight to the tail: shards that are done cost no patience again."""
+    data, whole = reference
+    out = tmp_path / "struck"
+    assert killed(data, out, lambda: len(files(out)) == 3)
+    before = Counter(site.hits)
+    result = run(data, out)
+    asked = {path: count for path, count in (site.hits - before).items() if not path.startswith("/ok/")}
+    assert len(asked) == 6 and set(asked.values()) == {1}
+    assert result.measured["download"] == 6 and facts(out) == facts(whole)
 
 
 def test_limited_hosts_are_left_and_come(site: Site, tmp_path: Path) -> None:
