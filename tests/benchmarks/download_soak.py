@@ -37,7 +37,7 @@ BAD = (
     *["/drip/{}", "/hang/{}", "/endless/{}"],
 )
 """Forty paths, of a hundred."""
-SHARD = 1000
+SHARD = 10_000
 LIMIT: dict[str, Any] = {"timeout": 6, "patience": 2, "low_speed_time": 3, "max_bytes": 1_000_000}
 LIMIT |= {"host_concurrency": 256}
 
