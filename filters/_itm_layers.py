@@ -101,7 +101,7 @@ class BlipMatching(Matching):
         return step
 
     def logits(self, hidden: Tensor) -> Tensor:
-        return _exact(self.model.itm_head, hidden[:, 0])
+        return _few(self.model.itm_head, hidden[:, 0])
 
     def image_features(self, images: Tensor) -> Tensor:
         return normalize(_exact(self.model.vision_proj, images[:, :1]), dim=-1)
@@ -152,7 +152,7 @@ class Blip2Matching(Matching):
         return query if is_last else torch.cat([query, own.feed_forward_chunk(text)], 1)
 
     def logits(self, hidden: Tensor) -> Tensor:
-        return _exact(self.model.itm_head, hidden).mean(1)
+        return _few(self.model.itm_head, hidden).mean(1)
 
     def image_features(self, images: Tensor) -> Tensor:
         queries = self.model.query_tokens.expand(len(images), -1, -1)
@@ -180,3 +180,9 @@ def _bias(mask: Tensor, dtype: torch.dtype) -> Tensor:
 def _exact(layer: Any, rows: Tensor) -> Tensor:
     """A linear layer in float32, whatever its weights are stored in."""
     return linear(rows.float(), layer.weight.float(), layer.bias.float())
+
+
+def _few(layer: Any, rows: Tensor) -> Tensor:
+    """The same for few outputs: as a matrix product a row would have other bits at another place, on some CPUs."""
+    found: Tensor = (rows.float()[..., None, :] * layer.weight.float()).sum(-1) + layer.bias.float()
+    return found

@@ -45,6 +45,7 @@ class Itm(Filter):
 
     reads = ("image", "text")
     batch_rows = 256
+    version = 2
     extra = "caption"
     loads_model = True
 

@@ -243,7 +243,7 @@ MISTAKES = {
     "an empty run": (["query", "", "SELECT 1"], "error: '': no finished run here"),
     "more hosts than there can be": (["hosts", "runs/first", "--top", "9" * 30], "Invalid value for '--top'"),
     "more rows than a file has": (
-        ["plan", "recipe.yaml", "--set", f"pool.urls.shard_rows={'9' * 30}"],
+        ["plan", "recipe.yaml", "--set", f"pool.urls.shard_rows={'9' * 15}"],
         "pool.urls.shard_rows: input should be less than 2147483648",
     ),
     "a recipe of the track that is none": (["track", "nano", "--recipe", "nan_basic"], "did you mean 'nano_basic'?"),
