@@ -29,7 +29,7 @@ def _across(source: Any, group: Any, parts: Any, columns: Any, rows: Any) -> Non
     base += min(ROWS * group, source.shape[0] - ROWS) * stride
     for x in range(0, source.shape[1], ROWS):
         left = min(x, source.shape[1] - ROWS)
-        turned(base + 4 * left, stride, turn + ROWS * PIXEL * left)
+        turned(base + 4 * left, stride, turn + ROWS * PIXEL * left, np.int64(ROWS * PIXEL))
     to = np.int64(rows.ctypes.data) + ROWS * group % len(rows) * span
     factors, width = np.int64(weights.ctypes.data), 4 * weights.shape[1]
     for x in range(len(starts)):

@@ -63,7 +63,7 @@ _CODES = {
 
 _GROUPS = "X25519:P-256:X448:P-384:P-521:ffdhe2048:ffdhe3072"
 """OpenSSL's own key exchanges but those that withstand quantum computers, which pictures that anybody may see need not:
-they take 0.1 CPU-ms and a kilobyte of every first message, at which some servers break."""
+they take 0.1 CPU-ms and a kilobyte of every first message."""
 _CUT = ("Recv failure", "Send failure", "SSL_ERROR_SYSCALL", "unexpected eof")
 """What libcurl says of a handshake that the network ended, for which it has no number of its own."""
 

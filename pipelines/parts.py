@@ -27,7 +27,7 @@ from pairsieve.schemas.errors import DamagedFileError
 GROUP_BYTES = 8_000_000
 """Row groups of image-bearing files: one sensible read."""
 LIGHT_ROWS = 131_072
-LEFT_KEY = b"pairsieve.left"
+LEFT_KEY = "pairsieve.left"
 
 
 def part_name(step: str, shard: int, part: int) -> str:
@@ -125,7 +125,7 @@ def _left(files: Sequence[pq.ParquetFile], rows: int) -> NDArray[np.bool_]:
     """The rows that the step left when these files were written, bool[rows]."""
     found = np.zeros(rows, bool)
     for file in files:
-        if packed := (file.metadata.metadata or {}).get(LEFT_KEY):
+        if packed := (file.metadata.metadata or {}).get(LEFT_KEY.encode()):
             bits = np.frombuffer(zlib.decompress(base64.b64decode(packed)), np.uint8)
             found |= np.unpackbits(bits, count=rows).astype(bool)
     return found
@@ -241,7 +241,7 @@ class PartWriter:
             self._flush()
             if self._left.any():
                 packed = zlib.compress(np.packbits(self._left).tobytes())
-                self._footer[LEFT_KEY.decode()] = base64.b64encode(packed).decode()
+                self._footer[LEFT_KEY] = base64.b64encode(packed).decode()
 
 
 def _group_rows(table: pa.Table) -> int:

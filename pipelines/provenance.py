@@ -4,13 +4,13 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import duckdb
-import yaml
 from rich.console import RenderableType
 from rich.table import Table
 
 from pairsieve.pipelines import catalog
 from pairsieve.pipelines.describe import cells, printable
 from pairsieve.pipelines.near import RUN_FILE, no_run
+from pairsieve.pipelines.run_file import last_run
 from pairsieve.pipelines.store import Store
 from pairsieve.schemas import uid as uids
 from pairsieve.schemas.errors import UserError
@@ -76,10 +76,10 @@ def manifest(store: Store) -> RunManifest:
     """The manifest of a run; raises ``UserError`` where there is none, or a damaged one."""
     if not store.exists("run.yaml"):
         raise no_run(store.root, RUN_FILE)
-    try:
-        return RunManifest.model_validate(yaml.safe_load(store.read("run.yaml")))
-    except (OSError, ValueError, yaml.YAMLError):
-        raise UserError(f"{store.root}: run.yaml is damaged; run the recipe again, which measures nothing") from None
+    found = last_run(store)
+    if found is None:
+        raise UserError(f"{store.root}: run.yaml is damaged; run the recipe again, which measures nothing")
+    return found
 
 
 _PAIR = """

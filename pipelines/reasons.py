@@ -12,7 +12,6 @@ from typing import Any, Literal
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import yaml
 from numpy.typing import NDArray
 
 from pairsieve.filters.base import deciding_settings
@@ -20,6 +19,7 @@ from pairsieve.pipelines.catalog import CATALOG
 from pairsieve.pipelines.parts import footer, part_name
 from pairsieve.pipelines.plan import Plan
 from pairsieve.pipelines.pools import PoolShard, read_manifest
+from pairsieve.pipelines.run_file import last_run
 from pairsieve.pipelines.step import Step
 from pairsieve.pipelines.store import Store
 from pairsieve.pipelines.tasks import verdicts_name
@@ -63,10 +63,7 @@ class Before:
     @cached_property
     def manifest(self) -> RunManifest | None:
         """``run.yaml``; None where it is missing, damaged or another version's."""
-        try:
-            return RunManifest.model_validate(yaml.safe_load(self.store.read("run.yaml")))
-        except (OSError, ValueError, yaml.YAMLError):
-            return None
+        return last_run(self.store)
 
     @cached_property
     def is_finished(self) -> bool:

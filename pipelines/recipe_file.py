@@ -15,7 +15,7 @@ from typing import Any, TypeAlias
 
 import yaml
 
-from pairsieve.pipelines.recipe_values import PARAMETERS, expand, parameters
+from pairsieve.pipelines.recipe_values import PARAMETERS, expand, parameters, refuse_large
 from pairsieve.schemas.errors import RecipeError
 
 Key: TypeAlias = tuple[str | int, ...]
@@ -65,6 +65,7 @@ def read(path: str | Path, overrides: Sequence[str] = ()) -> Source:
         _override(source, override)
     known = parameters(source.data.pop(PARAMETERS, None), source.error)
     source.data = expand(source.data, known, (), source.error)
+    refuse_large(source.data, (), source.error)
     return source
 
 
@@ -74,6 +75,7 @@ def from_data(data: Mapping[str, Any], overrides: Sequence[str] = ()) -> Source:
     source.data = _plain(data, (), source)
     for override in overrides:
         _override(source, override, is_expanded=True)
+    refuse_large(source.data, (), source.error)
     return source
 
 

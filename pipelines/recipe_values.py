@@ -34,18 +34,21 @@ def parameters(found: Any, refuse: Refuse) -> dict[str, Any]:
 
 
 def expand(value: Any, known: Mapping[str, Any], key: Key, refuse: Refuse) -> Any:
-    """The value with every reference in its texts replaced; keys are left alone.
-
-    A whole number that no column can hold is refused: filters compare columns with their settings.
-    """
+    """The value with every reference in its texts replaced; keys are left alone."""
     if isinstance(value, dict):
         return {name: expand(inner, known, (*key, name), refuse) for name, inner in value.items()}
     if isinstance(value, list):
         return [expand(inner, known, (*key, i), refuse) for i, inner in enumerate(value)]
-    found = _expand_text(value, known, key, refuse) if isinstance(value, str) else value
-    if isinstance(found, int) and not -(2**63) <= found < 2**63:
+    return _expand_text(value, known, key, refuse) if isinstance(value, str) else value
+
+
+def refuse_large(value: Any, key: Key, refuse: Refuse) -> None:
+    """Raise for a whole number that no column can hold: filters compare columns with their settings."""
+    if isinstance(value, dict | list):
+        for name, inner in value.items() if isinstance(value, dict) else enumerate(value):
+            refuse_large(inner, (*key, name), refuse)
+    elif isinstance(value, int) and not -(2**63) <= value < 2**63:
         raise refuse(key, f"{key[-1]}: a whole number of more than 64 bits; write it with a point, or a smaller one")
-    return found
 
 
 def _expand_text(text: str, known: Mapping[str, Any], key: Key, refuse: Refuse) -> Any:

@@ -4,19 +4,16 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-import yaml
-
-from pairsieve.pipelines.near import RUN_FILE
+from pairsieve.pipelines.run_file import last_run
 from pairsieve.pipelines.store import Store
-from pairsieve.schemas.run import RunManifest
 
 
 def notice(store: Store, recipe: Mapping[str, Any]) -> str | None:
     """One line where the recipe of the run that is there differs; None where it does not, or there is none."""
-    try:
-        before = RunManifest.model_validate(yaml.safe_load(store.read(RUN_FILE))).recipe
-    except (OSError, ValueError, yaml.YAMLError):
+    last = last_run(store)
+    if last is None:
         return None
+    before = last.recipe
     changed = [name for name in sorted({*before, *recipe}) if _text(before.get(name)) != _text(recipe.get(name))]
     if not changed:
         return None

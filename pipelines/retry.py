@@ -8,14 +8,12 @@ instead of asking for the same URLs once more; the end of the run removes it.
 
 from collections.abc import Sequence
 
-import yaml
-
 from pairsieve.filters._codes import RETRIED, Code
 from pairsieve.pipelines.engines import EngineName
 from pairsieve.pipelines.forget import Wanted
-from pairsieve.pipelines.near import RUN_FILE, no_run
 from pairsieve.pipelines.plan import Plan
 from pairsieve.pipelines.progress import Reporter
+from pairsieve.pipelines.provenance import manifest
 from pairsieve.pipelines.run import load, run
 from pairsieve.pipelines.runner import Result
 from pairsieve.pipelines.store import Store
@@ -52,7 +50,7 @@ def retry(
     measured, such as ``filters.download.timeout=60``.  Raises ``UserError`` for anything that cannot be done.
     """
     codes = tuple(sorted({code(reason) for reason in reasons}))
-    recipe = _manifest(run_dir)
+    recipe = manifest(Store(run_dir))
     _, plan, _ = load(recipe.recipe, overrides)
     _check_same(recipe, plan)
     return run(
@@ -75,15 +73,6 @@ def code(reason: str) -> str:
     if found not in known:
         raise UserError(f"--reasons {reason}: there are {', '.join(known)}; dns, connection, tls, 429, 5xx for short")
     return found
-
-
-def _manifest(run_dir: str) -> RunManifest:
-    try:
-        return RunManifest.model_validate(yaml.safe_load(Store(run_dir).read("run.yaml")))
-    except FileNotFoundError:
-        raise no_run(run_dir, RUN_FILE) from None
-    except (ValueError, yaml.YAMLError):
-        raise UserError(f"{run_dir}: run.yaml is damaged; run the recipe again, which measures nothing") from None
 
 
 def _check_same(manifest: RunManifest, plan: Plan) -> None:

@@ -45,6 +45,7 @@ from pairsieve.pipelines.lock import Check
 from pairsieve.pipelines.plan import Plan
 from pairsieve.pipelines.pools import Pool, PoolShard, ShardTask
 from pairsieve.pipelines.progress import Reporter
+from pairsieve.pipelines.run_file import last_run
 from pairsieve.pipelines.shard import Context
 from pairsieve.pipelines.step import Step
 from pairsieve.pipelines.store import Store
@@ -419,11 +420,13 @@ def _part_before(name: str) -> str | None:
 
 def _subset_of(store: Store) -> str | None:
     """The subset file that an earlier run in this directory wrote, by its manifest."""
+    last = last_run(store)
+    if last is None:
+        return None
+    output = last.recipe.get("output")
     try:
-        recipe = RunManifest.model_validate(yaml.safe_load(store.read("run.yaml"))).recipe
-        output = recipe.get("output")
         return "subset.npy" if output is None else Output.model_validate(output).subset
-    except (OSError, ValueError, yaml.YAMLError):  # none yet, or damaged
+    except ValueError:  # another version's
         return None
 
 

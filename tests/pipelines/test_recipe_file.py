@@ -378,6 +378,15 @@ def test_numbers_that_no_column_holds(tmp_path: Path, number: int) -> None:
         recipe_file.read(tmp_path / "recipe.yaml")
 
 
+@pytest.mark.parametrize("override", [[], ["filters.caption_words.least=99999999999999999999"]])
+def test_numbers_that_no_column_holds_as_data(override: list[str]) -> None:
+    """A recipe as Python data, or what is set in it, is no other."""
+    number = 1 if override else 2**63
+    data = {"pool": {"urls": "a.csv"}, "filters": [{"caption_words": {"least": number}}]}
+    with pytest.raises(RecipeError, match=r"least: a whole number of more than 64 bits"):
+        recipe_file.from_data(data, override)
+
+
 def test_the_largest_number(tmp_path: Path) -> None:
     """Of 64 bits is one like any other."""
     (tmp_path / "recipe.yaml").write_text(f"seed: {2**63 - 1}")
