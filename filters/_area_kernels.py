@@ -31,9 +31,8 @@ def _across(source: Any, group: Any, parts: Any, columns: Any, rows: Any) -> Non
         left = min(x, source.shape[1] - ROWS)
         turned(base + 4 * left, stride, turn + ROWS * PIXEL * left, np.int64(ROWS * PIXEL))
     to = np.int64(rows.ctypes.data) + ROWS * group % len(rows) * span
-    factors, width = np.int64(weights.ctypes.data), 4 * weights.shape[1]
-    for x in range(len(starts)):
-        summed(turn + ROWS * PIXEL * starts[x], factors + width * x, most, to + 16 * x, span)
+    firsts, factors = np.int64(starts.ctypes.data), np.int64(weights.ctypes.data)
+    summed(turn, firsts, factors, most, len(starts), to, span)
 
 
 @inlined
@@ -53,12 +52,13 @@ def _even(size: Any, extent: Any, resized: Any) -> Any:
     """
     starts, counts, weights = _parts(size, extent, resized)
     most = counts.max()
+    even = np.zeros((resized, most), np.float32)
     for i in range(resized):
         back = max(starts[i] + most - size, 0)
-        for t in range(most - 1, -1, -1):
-            weights[i, t] = weights[i, t - back] if t >= back else np.float32(0)
+        for t in range(counts[i]):
+            even[i, t + back] = weights[i, t]
         starts[i] -= back
-    return starts, weights, most
+    return starts, even, most
 
 
 @kernel(types.void(_picture, float64, float64, types.Array(uint8, 3, "C")))
