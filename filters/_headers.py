@@ -74,7 +74,11 @@ def _iso_format(head: bytes) -> str | None:
 
 def refusal(head: bytes, formats: Collection[str] = FORMATS) -> Code | None:
     """Why a file that begins so is not decoded; null where it is."""
-    kind = sniff(head)
+    return refusal_of(sniff(head), formats)
+
+
+def refusal_of(kind: str | None, formats: Collection[str] = FORMATS) -> Code | None:
+    """The same of a format that is known."""
     if kind is None:
         return Code.NOT_AN_IMAGE
     return None if kind in formats else Code.IMAGE_FORMAT_REFUSED
@@ -95,14 +99,16 @@ def read_header(kind: str, data: bytes) -> Header:
 
 def _jpeg(data: bytes) -> Header:
     """Keep the segments that decoding needs: all but APPn and comments, of those colour only."""
-    kept, exif, size, profile = [data[:2]], b"", None, list[bytes]()
+    whole, kept, exif, size, profile = memoryview(data), [data[:2]], b"", None, list[bytes]()
     single = b"\0"  # of a sequential file its components: a first scan that has all of them is the only one
     for marker, at, end in _segments(data):
         payload = data[at + 4 : end]
         if marker == 0xDA:
             if payload[:1] != single and data.count(b"\xff\xda", at) > _MOST_SCANS:
                 raise BrokenImageError(Code.BROKEN_IMAGE, f"more than {_MOST_SCANS} scans")
-            return Header(b"".join([*kept, data[at:]]), size, exif, b"".join(part[14:] for part in sorted(profile)))
+            is_whole = sum(map(len, kept)) == at
+            body = data if is_whole else b"".join([*kept, whole[at:]])
+            return Header(body, size, exif, b"".join(part[14:] for part in sorted(profile)))
         if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC) and len(payload) >= 5:
             size = (int.from_bytes(payload[3:5], "big"), int.from_bytes(payload[1:3], "big"))
             single = payload[5:6] if marker in (0xC0, 0xC1) else b"\0"

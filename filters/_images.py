@@ -34,7 +34,7 @@ from PIL import (
 from pairsieve.filters import _exif
 from pairsieve.filters._codes import Code, printable
 from pairsieve.filters._decode_memory import DecodeMemory
-from pairsieve.filters._headers import HEAD_BYTES, BrokenImageError, Header, read_header, refusal, sniff
+from pairsieve.filters._headers import HEAD_BYTES, BrokenImageError, Header, read_header, refusal, refusal_of, sniff
 
 Pixels: TypeAlias = npt.NDArray[np.uint8]
 T = TypeVar("T")
@@ -123,7 +123,8 @@ def _no_wait(kind: str, size: Size) -> AbstractContextManager[None]:
 
 def _guarded(data: bytes, work: Callable[[str], T]) -> T:
     """What ``work`` makes of a file of an allowed format; raises ``BrokenImageError`` and nothing else."""
-    kind, code = sniff(data[:HEAD_BYTES]), refusal(data[:HEAD_BYTES])
+    kind = sniff(data[:HEAD_BYTES])
+    code = refusal_of(kind)
     if kind is None or code:
         raise BrokenImageError(code or Code.NOT_AN_IMAGE, f"begins as {kind or 'no image'}")
     try:

@@ -15,6 +15,7 @@ from PIL import Image, ImageCms, TiffImagePlugin
 
 from pairsieve.filters import _exif
 from pairsieve.filters._codes import Code
+from pairsieve.filters._headers import read_header
 from pairsieve.filters._images import BrokenImageError, decode, decode_image, sniff
 
 Photo: TypeAlias = Callable[..., bytes]
@@ -224,3 +225,17 @@ def test_any_exif_is_harmless(data: bytes, start: bytes) -> None:
 def test_any_head_is_sniffed(head: bytes) -> None:
     """Sniffing takes any bytes."""
     assert sniff(head) is None or isinstance(sniff(head), str)
+
+
+@given(st.lists(st.tuples(st.integers(0xE1, 0xEF), st.binary(max_size=40), st.binary(max_size=3)), max_size=4))
+def test_what_decoding_needs_none_of_is_cut_from_a_jpeg(blocks: list[tuple[int, bytes, bytes]]) -> None:
+    """Metadata, and bytes between segments, never reach the decoder; a file without any is left as it is."""
+    plain = saved(Image.new("RGB", (20, 10), (200, 30, 90)), "JPEG")
+    assert read_header("jpeg", plain).body is plain
+    first = 4 + int.from_bytes(plain[4:6], "big")
+    parts = [
+        bytes([0xFF, marker]) + struct.pack(">H", len(text) + 2) + text + between.replace(b"\xff", b"")
+        for marker, text, between in blocks
+        if marker != 0xEE and not text.startswith(b"ICC_PROFILE\0")
+    ]
+    assert read_header("jpeg", plain[:first] + b"".join(parts) + plain[first:]).body == plain
