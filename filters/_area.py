@@ -22,29 +22,35 @@ _LEAST = 4
 
 
 def area(pixels: Pixels, size: tuple[int, int], extent: Size | None = None) -> Pixels:
-    """The picture, uint8[height, width] or with 3 or 4 channels, in a smaller size (width, height).
+    """The picture in a smaller size (width, height): BGR, or grey as it came.
 
-    A fourth channel, which has no meaning, may be gone.
-
-    ``extent`` (width, height) is the part of it that is meant, from 0 on, where that ends within the last column or
-    row, as in a picture that was decoded at half of an odd size.
+    ``pixels`` are grey, uint8[height, width], or RGB, or BGRX with a fourth sample of no meaning.  ``extent`` (width,
+    height) is the part of them that is meant, from 0 on, where that ends within the last column or row, as in a
+    picture that was decoded at half of an odd size.
     """
     whole = (float(pixels.shape[1]), float(pixels.shape[0]))
     extent = extent or whole
     quick = _kernel() if pixels.ndim == 3 and _is_fractional(pixels, size, extent) else None
     if quick is not None:
         return _reduced(quick, pixels, size, extent)
-    plain = pixels if pixels.ndim == 2 else pixels[:, :, :3]
     if extent != whole:
-        return _summed(plain, size, extent)
-    return np.asarray(cv2.resize(plain, size, interpolation=cv2.INTER_AREA), np.uint8)
+        return bgr(_summed(pixels, size, extent))
+    return bgr(np.asarray(cv2.resize(pixels, size, interpolation=cv2.INTER_AREA), np.uint8))
+
+
+def bgr(pixels: Pixels) -> Pixels:
+    """Pixels as OpenCV stores them, of grey, RGB or BGRX ones."""
+    if pixels.ndim == 2:
+        return pixels
+    order = cv2.COLOR_BGRA2BGR if pixels.shape[2] == 4 else cv2.COLOR_RGB2BGR
+    return np.asarray(cv2.cvtColor(pixels, order), np.uint8)
 
 
 def _reduced(quick: Reduce, pixels: Pixels, size: tuple[int, int], extent: Size) -> Pixels:
-    whole = pixels if pixels.shape[2] == 4 else cv2.cvtColor(pixels, cv2.COLOR_RGB2RGBA)
-    out = np.empty((size[1], size[0], 4), np.uint8)
+    whole = pixels if pixels.shape[2] == 4 else cv2.cvtColor(pixels, cv2.COLOR_RGB2BGRA)
+    out = np.empty((size[1], size[0], 3), np.uint8)
     quick(np.ascontiguousarray(whole).view(np.uint32)[:, :, 0], *extent, out)
-    return out if pixels.shape[2] == 4 else np.asarray(cv2.cvtColor(out, cv2.COLOR_RGBA2RGB), np.uint8)
+    return out
 
 
 def _summed(pixels: Pixels, size: tuple[int, int], extent: Size) -> Pixels:
@@ -78,7 +84,7 @@ def _kernel() -> Reduce | None:
     noise = np.random.default_rng(0).integers(0, 256, (61, 97, 3), dtype=np.uint8)
     for size in ((50, 33), (96, 60), (13, 7), (97, 20)):
         found = _reduced(reduce, noise, size, (97.0, 61.0))
-        if not np.array_equal(found, cv2.resize(noise, size, interpolation=cv2.INTER_AREA)):
+        if not np.array_equal(found, bgr(cv2.resize(noise, size, interpolation=cv2.INTER_AREA))):
             return None
     return reduce
 

@@ -19,8 +19,8 @@ ROWS = 4
 """Rows that are summed at once."""
 LANES = 8
 """Samples of a vector: two pixels."""
-PIXEL = 4
-"""Samples, and bytes, of a pixel."""
+PIXEL, KEPT = 4, 3
+"""Samples, and bytes, of a pixel; and those that mean something."""
 USUAL = (2, 3, 4)
 """Pixels that make one, along a row or a column, where a picture shrinks to a third or less far."""
 turned = turning(ROWS)
@@ -85,8 +85,8 @@ def _splat(builder: Any, value: Any) -> Any:
 def summed(_: Any, source: Any, starts: Any, weights: Any, count: Any, width: Any, out: Any, out_stride: Any) -> Any:
     """``out[r, x] = sum of weights[x, t] * source[starts[x] + t, r]`` of four rows; arguments are addresses and counts.
 
-    ``source`` are pixels RGBX, ``starts`` int64, ``weights`` float32; ``out`` has four float32 a pixel, and
-    ``out_stride`` bytes from row to row.
+    ``source`` are pixels of four samples, ``starts`` int64, ``weights`` float32; ``out`` has three float32 a pixel,
+    and ``out_stride`` bytes from row to row.  The fourth sample of a pixel lies where the next pixel is written.
     """
 
     def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
@@ -112,7 +112,7 @@ def summed(_: Any, source: Any, starts: Any, weights: Any, count: Any, width: An
                 for i in range(ROWS):
                     done = builder.load(sums[i * PIXEL // LANES], typ=_FLOATS)
                     places = ir.Constant(_PLACES, [i * PIXEL % LANES + c for c in range(PIXEL)])
-                    at = builder.add(_times(builder, out_stride, i), _times(builder, loop.index, 4 * PIXEL))
+                    at = builder.add(_times(builder, out_stride, i), _times(builder, loop.index, 4 * KEPT))
                     builder.store(builder.shuffle_vector(done, done, places), _at(builder, out, at, _SUMS), align=4)
 
         _by_count(builder, count, lambda t: t, work)

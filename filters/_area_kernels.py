@@ -63,14 +63,14 @@ def _even(size: Any, extent: Any, resized: Any) -> Any:
 
 @kernel(types.void(_picture, float64, float64, types.Array(uint8, 3, "C")))
 def reduce(source: NDArray[np.uint32], wide: float, high: float, out: NDArray[np.uint8]) -> None:
-    """Make ``source`` (pixels RGBX, four rows and columns at least) as small as ``out``, of four samples a pixel.
+    """Make ``source`` (four samples a pixel, four rows and columns at least) as small as ``out``, of three samples.
 
     ``wide`` and ``high`` are its extent, which may end within the last column and row.
     """
-    height, samples = source.shape[0], 4 * out.shape[1]
+    height, samples = source.shape[0], 3 * out.shape[1]
     across = _even(source.shape[1], wide, out.shape[1])
     starts, weights, most = _even(height, high, out.shape[0])
-    rows = _ring(((most + 2) // ROWS + 1) * ROWS, samples)  # groups of four, as many as a new row may lie in
+    rows = _ring(((most + 2) // ROWS + 1) * ROWS, samples + 1)  # groups of four, as many as a new row may lie in
     flat, line, places = out.reshape(out.size), np.empty(rows.shape[1], np.uint8), np.empty(most, np.int64)
     columns, made = np.empty((source.shape[1], ROWS), np.uint32), 0
     for y in range(len(starts)):

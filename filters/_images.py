@@ -75,7 +75,7 @@ class Decoded:
     """An upright picture, and whether the file itself shows the same picture everywhere.
 
     ``pixels`` are RGB, uint8[height, width, 3], or grey, uint8[height, width], or, where ``decode_image`` was told
-    what is wanted of it, maybe RGBX with a fourth sample of no meaning.  ``size`` is that of the file's picture; one
+    what is wanted of it, maybe BGRX with a fourth sample of no meaning.  ``size`` is that of the file's picture; one
     that was decoded at one ``scale``-th of it has ``size / scale`` pixels, the last row and column maybe in part.
     """
 
@@ -181,7 +181,7 @@ def _jpeg(header: Header, wanted: Wanted | None, hold: Hold) -> Decoded:
     whole = (height, width) if turned > 4 else (width, height)
     target = wanted(whole) if wanted else None
     scale = 1 if target is None else _scale(whole, target, turned == 1)
-    layout = "GRAY" if colours == "Gray" else "RGB" if wanted is None else "RGBX"
+    layout = "GRAY" if colours == "Gray" else "RGB" if wanted is None else "BGRX"
     small = {"min_width": -(-width // scale), "min_height": -(-height // scale)} if scale > 1 else {}
     with hold("jpeg", whole):
         pixels = simplejpeg.decode_jpeg(header.body, layout, fastdct=False, fastupsample=False, **small)

@@ -11,7 +11,7 @@ from typing import Literal, TypeAlias
 import cv2
 import numpy as np
 
-from pairsieve.filters._area import area
+from pairsieve.filters._area import area, bgr
 from pairsieve.filters._blur import Boxes, blurred
 from pairsieve.filters._codes import Code, printable
 from pairsieve.filters._images import MAX_PIXELS, BrokenImageError, Decoded, Pixels, Size
@@ -101,14 +101,15 @@ class Resizer:
         return self._deciding(size) > self.image_size
 
     def resize(self, pixels: Pixels, boxes: Boxes = (), whole: Size | None = None, scale: int = 1) -> Pixels:
-        """The picture in its new size; raises ``BrokenImageError`` where that is unreasonably large.
+        """The picture in its new size, BGR or grey; raises ``BrokenImageError`` where that is unreasonably large.
 
-        ``whole`` is the size of the picture, which ``pixels`` have at one ``scale``-th.
+        ``pixels`` are as ``decode_image`` gives them; ``whole`` is the size of the picture, which they have at one
+        ``scale``-th.
         """
         size = whole or (pixels.shape[1], pixels.shape[0])
         scaled = self.scaled(size)
         if scaled is None:
-            return blurred(pixels, boxes)
+            return blurred(bgr(pixels), boxes)
         if scaled[0] * scaled[1] > self.max_pixels:
             raise BrokenImageError(Code.TOO_MANY_PIXELS, f"{scaled[0]}×{scaled[1]} pixels after resizing")
         pixels = blurred(self._interpolated(pixels, size, scaled, scale), boxes)
@@ -117,10 +118,10 @@ class Resizer:
     def _interpolated(self, pixels: Pixels, size: Size, scaled: Size, scale: int) -> Pixels:
         how = self.downscale_interpolation if self._bigger(size) else self.upscale_interpolation
         if scaled == size:
-            return pixels
+            return bgr(pixels)
         if how == "area":
             return area(pixels, scaled, (size[0] / scale, size[1] / scale))
-        return np.asarray(cv2.resize(_three(pixels), scaled, interpolation=_INTERPOLATIONS[how]), np.uint8)
+        return np.asarray(cv2.resize(bgr(pixels), scaled, interpolation=_INTERPOLATIONS[how]), np.uint8)
 
     def _crop(self, pixels: Pixels) -> Pixels:
         top, left = ((side - self.image_size) // 2 for side in pixels.shape[:2])
@@ -135,27 +136,13 @@ class Resizer:
         return square
 
     def encode(self, pixels: Pixels) -> bytes:
-        """The picture as a file; raises ``BrokenImageError`` where the format cannot hold it."""
+        """The picture, BGR or grey, as a file; raises ``BrokenImageError`` where the format cannot hold it."""
         height, width = pixels.shape[:2]
         longest = _LONGEST_SIDE[self.encode_format]
         if max(width, height) > longest:
             raise BrokenImageError(Code.FAILED_TO_ENCODE, f"{width}×{height}: {self.encode_format} ends at {longest}")
         settings = [_QUALITIES[self.encode_format], self.encode_quality]
-        done, encoded = cv2.imencode(f".{self.encode_format}", _bgr(pixels), settings)
+        done, encoded = cv2.imencode(f".{self.encode_format}", pixels, settings)
         if not done:
             raise BrokenImageError(Code.FAILED_TO_ENCODE, f"{width}×{height} as {self.encode_format}")
         return encoded.tobytes()
-
-
-def _three(pixels: Pixels) -> Pixels:
-    """RGB of RGBX."""
-    has_four = pixels.ndim == 3 and pixels.shape[2] == 4
-    return np.asarray(cv2.cvtColor(pixels, cv2.COLOR_RGBA2RGB), np.uint8) if has_four else pixels
-
-
-def _bgr(pixels: Pixels) -> Pixels:
-    """As OpenCV encodes them."""
-    if pixels.ndim == 2:
-        return pixels
-    order = cv2.COLOR_RGBA2BGR if pixels.shape[2] == 4 else cv2.COLOR_RGB2BGR
-    return np.asarray(cv2.cvtColor(pixels, order), np.uint8)
