@@ -49,12 +49,15 @@ def test_numpy_makes_what_the_kernel_makes(
 
 @given(st.integers(1, 200), st.floats(0.01, 1), st.data())
 def test_weights_cover_the_extent(size: int, last: float, data: st.DataObject) -> None:
-    """Each new pixel is a mean: weights are positive, sum to 1, and lie within the row."""
+    """Each new pixel is a mean: weights are positive, sum to 1 or little less, and lie within the row.
+
+    So no mean of bytes, taken twice, is 255.5 or more: the kernel clips none.
+    """
     extent = size - 1 + last
     resized = data.draw(st.integers(1, max(1, int(extent))))
     starts, counts, weights = parts(size, max(extent, resized), resized)
     assert (starts >= 0).all() and (starts + counts <= size).all() and (counts > 0).all()
-    assert np.allclose(weights.sum(axis=1), 1, atol=3e-3)
+    assert np.allclose(weights.sum(axis=1), 1, atol=3e-3) and weights.sum(axis=1).max() < 1.0009
     assert all((weights[i, :n] > 0).all() and not weights[i, n:].any() for i, n in enumerate(counts))
 
 
