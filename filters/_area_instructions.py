@@ -21,8 +21,8 @@ LANES = 8
 """Samples of a vector: two pixels."""
 PIXEL, KEPT = 4, 3
 """Samples, and bytes, of a pixel; and those that mean something."""
-USUAL = (2, 3, 4)
-"""Pixels that make one, along a row or a column, where a picture shrinks to a third or less far."""
+USUAL = (2, 3, 4, 5, 6)
+"""Pixels that make one, along a row or a column, where a picture shrinks to a fifth or less far."""
 turned = turning(ROWS)
 """Of so many rows and columns."""
 _BYTE, _NUMBER, _WORD, _FLOAT = ir.IntType(8), ir.IntType(32), ir.IntType(64), ir.FloatType()
