@@ -59,7 +59,7 @@ def requests(driver: Chrome) -> list[str]:
     entries = driver.get_log("performance")  # type: ignore[no-untyped-call]
     events = [json.loads(e["message"])["message"] for e in entries]
     urls = [e["params"]["request"]["url"] for e in events if e["method"] == "Network.requestWillBeSent"]
-    return [url for url in urls if not url.startswith(("data:", "blob:", "chrome:"))]
+    return [url for url in urls if not url.startswith(("data:", "blob:", "chrome:", "chrome-untrusted:"))]
 
 
 def violations(driver: Chrome) -> list[str]:
